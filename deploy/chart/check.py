@@ -290,6 +290,23 @@ def refuses_wrong_values(minimal):
         refused(values, why)
 
 
+def reaches_its_urls(minimal):
+    """Each URL alone opens its port."""
+    for path, url in expected.URLS.items():
+        values = copy.deepcopy(minimal)
+        place = values
+        for key in path[:-1]:
+            place = place.setdefault(key, {})
+        place[path[-1]] = url
+        if path[0] == "identities":
+            values["authentication"] = "oidc"
+        if path[0] == "backbone":
+            values["backbone"]["source"] = "url"
+        for wrong in expected.network(values, list(objects(render(values)))):
+            problem(f"{'.'.join(path)} = {url}: {wrong}")
+        counted("URLs whose port is open")
+
+
 def main():
     update = "--update" in sys.argv[1:]
     promtool = shutil.which("promtool")
@@ -328,6 +345,7 @@ def main():
         for what in ("promtool runs", "queries of KEDA"):
             if what not in COUNTS:
                 problem(f"no file of ci/ has {what}")
+    reaches_its_urls(yaml.safe_load((CHART / "ci" / "minimal.yaml").read_text()))
     refuses_wrong_values(yaml.safe_load((CHART / "ci" / "minimal.yaml").read_text()))
     for what, number in COUNTS.items():
         print(f"chart: {number} {what}")

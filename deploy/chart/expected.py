@@ -2,6 +2,7 @@
 
 import collections
 import re
+import urllib.parse
 
 
 def each(documents, kind):
@@ -81,7 +82,54 @@ def maintenance(values, documents):
                 yield "migrations do not use the owner's password"
 
 
-EXPECTED = [trainers_of_keda, fsck, maintenance]
+# Values that name a URL, and a URL for each whose port nothing else has.
+URLS = {
+    ("database", "url"): "postgres://frameshift@pooler:6432/frameshift",
+    ("database", "listenUrl"): "postgres://frameshift@[2001:db8::1]:5433/frameshift?sslmode=require",
+    ("database", "migrationUrl"): "postgresql://owner@db:5434/frameshift",
+    ("objects", "endpoint"): "http://minio.storage:9000",
+    ("config", "otlp_endpoint"): "http://otel.monitoring:4317",
+    ("backbone", "url", "files"): [{"url": "https://models.example:8444/vit", "sha256": "0" * 64}],
+    ("identities",): '[[issuers]]\nurl = "https://issuer.example:8445/realm"\n',
+}
+
+
+def urls(values):
+    """The URLs that the values name."""
+    for path in URLS:
+        place = values
+        for key in path:
+            place = place.get(key, {})
+        if isinstance(place, list):
+            yield from (file["url"] for file in place)
+        elif place:
+            yield from re.findall(r"\w+://[^\s\"']+", place)
+    if not values["objects"].get("endpoint"):
+        yield values["objects"]["url"]
+
+
+def port(url):
+    parts = urllib.parse.urlsplit(url)
+    return parts.port or {"http": 80, "postgres": 5432, "postgresql": 5432}.get(parts.scheme, 443)
+
+
+def network(values, documents):
+    """A pod may call what its values name, and nothing else."""
+    wanted = {port(url) for url in urls(values)} | set(values.get("networkPolicy", {}).get("egressPorts", []))
+    if values.get("clusterIssuer"):
+        wanted |= {443, 6443}
+    for policy in each(documents, "NetworkPolicy"):
+        dns, called, *platform = policy["spec"]["egress"]
+        opened = [rule["port"] for rule in called["ports"]]
+        if opened != sorted(wanted):
+            yield f"the ports {opened} are open, and the values name {sorted(wanted)}"
+        if {rule["port"] for rule in dns["ports"]} != {53}:
+            yield "names cannot be looked up"
+        if bool(platform) == bool(values["objects"].get("credentialsSecret")):
+            yield "the metadata server is closed to pods that need it, or open to others"
+
+
+EXPECTED = [trainers_of_keda, fsck, maintenance, network]
 
 
 def expect(values, documents):

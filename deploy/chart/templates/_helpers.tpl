@@ -78,6 +78,30 @@ helm.sh/chart: {{ printf "%s-%s" (index . 0).Chart.Name (index . 0).Chart.Versio
 {{- end -}}
 {{- end -}}
 
+{{/* The port of a URL: its own, or that of its scheme. Buckets of clouds have HTTPS. */}}
+{{- define "frameshift.port" -}}
+{{- $url := urlParse . -}}
+{{- $own := regexFind ":[0-9]+$" $url.host | trimPrefix ":" -}}
+{{- $own | default (get (dict "http" "80" "postgres" "5432" "postgresql" "5432") $url.scheme) | default "443" -}}
+{{- end -}}
+
+{{/* Ports that pods call, as a JSON array: of the database, the bucket, the collector, issuers of tokens and servers of files, by their URLs. */}}
+{{- define "frameshift.egressPorts" -}}
+{{- $v := .Values -}}
+{{- $urls := list $v.database.url $v.database.listenUrl $v.database.migrationUrl (default $v.objects.url $v.objects.endpoint) (get $v.config "otlp_endpoint" | toString) -}}
+{{- range $v.backbone.url.files }}{{ $urls = append $urls .url }}{{ end -}}
+{{- $urls = concat $urls (regexFindAll "https?://[^\"'\\s]+" $v.identities -1) -}}
+{{- $ports := list -}}
+{{- range compact $urls }}{{ $ports = append $ports (include "frameshift.port" . | int) }}{{ end -}}
+{{- range $v.networkPolicy.egressPorts }}{{ $ports = append $ports (int .) }}{{ end -}}
+{{- if $v.clusterIssuer }}{{ $ports = concat $ports (list 443 6443) }}{{ end -}}
+{{- $sorted := list -}}
+{{- range $ports }}{{ $sorted = append $sorted (printf "%05d" .) }}{{ end -}}
+{{- $ports = list -}}
+{{- range $sorted | uniq | sortAlpha }}{{ $ports = append $ports (trimPrefix "0000" . | trimPrefix "000" | trimPrefix "00" | trimPrefix "0" | int) }}{{ end -}}
+{{- $ports | toJson -}}
+{{- end -}}
+
 {{/* Environment of every container: what differs between roles comes after it. */}}
 {{- define "frameshift.env" -}}
 - name: FRAMESHIFT_CONFIG
