@@ -266,7 +266,11 @@ def refuses_wrong_values(minimal):
         ({"precision": "auto"}, "replicas on different CPUs would answer differently"),
         ({"server": {"role": "all"}}, "trainers and servers both train"),
         ({"server": {"replicas": 8}}, "the pods would take more than 80 % of the connections"),
-        ({"server": {"maxSurge": 0, "maxUnavailable": 0}}, "no rollout could make progress"),
+        # Two servers, a trainer and one pod more of each in a rollout, with 10 connections; with listenUrl, 11.
+        ({"database": {"maxConnections": 62}}, "five pods take 50 of 62 connections"),
+        ({"database": {"maxConnections": 68, "listenUrl": "postgres://frameshift@db/frameshift"}}, "five pods take 55 of 68 connections"),
+        ({"server": {"maxSurge": 0, "maxUnavailable": 0}}, "no rollout of servers could make progress"),
+        ({"trainer": {"maxSurge": 0, "maxUnavailable": 0}}, "no rollout of trainers could make progress"),
         ({"backbone": {"source": "image", "image": {"reference": "ghcr.io/example/clip:latest"}}}, "the image has no digest"),
         ({"backbone": {"source": "pvc"}}, "no claim is named"),
         ({"backbone": {"source": "url"}}, "no file is named"),
@@ -288,6 +292,23 @@ def refuses_wrong_values(minimal):
         for key, value in change.items():
             values[key] = {**values.get(key, {}), **value} if isinstance(value, dict) else value
         refused(values, why)
+
+
+def allows_right_values(minimal):
+    """Values just within what refuses_wrong_values goes beyond."""
+    for change in (
+        {"database": {"maxConnections": 63}},
+        {"database": {"maxConnections": 69, "listenUrl": "postgres://frameshift@db/frameshift"}},
+        {"database": {"maxConnections": 38}, "trainer": {"kind": "none"}},
+    ):
+        values = copy.deepcopy(minimal)
+        for key, value in change.items():
+            values[key] = {**values.get(key, {}), **value}
+        try:
+            render(values)
+            counted("right values allowed")
+        except Exception as error:
+            problem(f"refused: {change}: {error}")
 
 
 def reaches_its_urls(minimal):
@@ -345,8 +366,10 @@ def main():
         for what in ("promtool runs", "queries of KEDA"):
             if what not in COUNTS:
                 problem(f"no file of ci/ has {what}")
-    reaches_its_urls(yaml.safe_load((CHART / "ci" / "minimal.yaml").read_text()))
-    refuses_wrong_values(yaml.safe_load((CHART / "ci" / "minimal.yaml").read_text()))
+    minimal = yaml.safe_load((CHART / "ci" / "minimal.yaml").read_text())
+    allows_right_values(minimal)
+    reaches_its_urls(minimal)
+    refuses_wrong_values(minimal)
     for what, number in COUNTS.items():
         print(f"chart: {number} {what}")
     sys.exit(1 if PROBLEMS else 0)

@@ -61,8 +61,11 @@ helm.sh/chart: {{ printf "%s-%s" (index . 0).Chart.Name (index . 0).Chart.Versio
 {{- if eq $v.trainer.kind "deployment" }}{{ $training = int (ternary $v.trainer.autoscaling.maxReplicas $v.trainer.replicas $v.trainer.autoscaling.enabled) }}{{ end -}}
 {{- if eq $v.trainer.kind "scaledJob" }}{{ $training = int $v.trainer.scaledJob.maxReplicas }}{{ end -}}
 {{- $surge := int $v.server.maxSurge -}}
-{{- $connections := mul (add $serving $surge $training) (int $v.database.connections) -}}
-{{- if gt (float64 $connections) (mulf 0.8 $v.database.maxConnections) }}{{ fail (printf "%d pods with %d connections each take %d of database.maxConnections = %d, which is more than 80 %%: lower the maxima or database.connections, or put a pooler in front and raise maxConnections" (add $serving $surge $training) (int $v.database.connections) $connections (int $v.database.maxConnections)) }}{{ end -}}
+{{- if eq $v.trainer.kind "deployment" }}{{ $surge = add $surge $v.trainer.maxSurge }}{{ end -}}
+{{- $pods := add $serving $surge $training -}}
+{{- $each := add $v.database.connections (ternary 1 0 (ne $v.database.listenUrl "")) -}}
+{{- if gt (float64 (mul $pods $each)) (mulf 0.8 $v.database.maxConnections) }}{{ fail (printf "%d pods with %d connections each take %d of database.maxConnections = %d, which is more than 80 %%: lower the maxima or database.connections, or put a pooler in front and raise maxConnections" $pods $each (mul $pods $each) (int $v.database.maxConnections)) }}{{ end -}}
+{{- if and (eq (int $v.trainer.maxSurge) 0) (eq (int $v.trainer.maxUnavailable) 0) }}{{ fail "trainer.maxSurge and trainer.maxUnavailable cannot both be 0" }}{{ end -}}
 {{- if and (eq (int $v.server.maxSurge) 0) (eq (int $v.server.maxUnavailable) 0) }}{{ fail "server.maxSurge and server.maxUnavailable cannot both be 0" }}{{ end -}}
 {{- if and (eq $v.backbone.source "image") (not (contains "@sha256:" $v.backbone.image.reference)) }}{{ fail "backbone.image.reference needs a digest: registry/repository@sha256:…" }}{{ end -}}
 {{- if and (eq $v.backbone.source "pvc") (not $v.backbone.pvc.claimName) }}{{ fail "backbone.pvc.claimName is required for backbone.source pvc" }}{{ end -}}
