@@ -142,19 +142,23 @@ def settings_of(document):
     return None
 
 
-def accepted(name, toml):
-    """The program itself reads the configuration, where it has been built."""
+def accepted(name, toml, documents):
+    """The program itself reads the configuration and the variables of each pod, where it has been built."""
     program = os.environ.get("FRAMESHIFT_PROGRAM")
     if not program:
         return
-    with tempfile.NamedTemporaryFile("w", suffix=".toml") as file:
-        file.write(toml)
-        file.flush()
-        run = subprocess.run([program, "serve", "--config", file.name, "--dump-config"], capture_output=True, text=True, env={})
-    # The secrets that the file names are not here: --dump-config reads settings only.
-    if run.returncode != 0:
-        problem(f"{name}: the program refuses the configuration: {run.stderr.strip()}")
-    counted("configurations that the program read")
+    for pod in expected.pods(documents):
+        container = pod["containers"][0]
+        environment = {key: value for key, value in expected.environment(pod).items() if key != "FRAMESHIFT_CONFIG"}
+        with tempfile.NamedTemporaryFile("w", suffix=".toml") as file:
+            file.write(toml)
+            file.flush()
+            arguments = [program, *container["args"], "--config", file.name, "--dump-config"]
+            run = subprocess.run(arguments, capture_output=True, text=True, env=environment)
+        # The secrets that the file names are not here: --dump-config reads settings only.
+        if run.returncode != 0 or "no such" in run.stderr:
+            problem(f"{name}: the program refuses the configuration: {run.stderr.strip()}")
+        counted("configurations that the program read")
 
 
 def rules(documents, promtool):
@@ -283,6 +287,10 @@ def refuses_wrong_values(minimal):
         ({"identities": "[[issuers]]"}, "nobody would be asked for a token"),
         ({"authentication": "mtls", "identities": "[[certificates]]"}, "mtls needs authorities"),
         ({"config": {"listen": "0.0.0.0:1"}}, "the chart sets listen"),
+        ({"server": {"settings": {"role": "all"}}}, "the chart sets role"),
+        ({"config": {"queue_memory": "1GiB"}}, "the settings of a kind of pod would win over it"),
+        ({"server": {"resources": {"limits": {"nvidia.com/gpu": 1}}}}, "batches on a GPU would be of a size for CPUs"),
+        ({"trainer": {"resourceClaims": [{"name": "gpu", "resourceClaimTemplateName": "one"}]}}, "batches on a GPU would be of a size for CPUs"),
         ({"config": {"queue_clips": {"a": 1}}}, "a setting is no object"),
         ({"maintenance": {"enabled": True}}, "no command is named"),
         ({"maintenance": {"enabled": True, "command": ["backup", "/backup"]}}, "nothing would back up PostgreSQL"),
@@ -355,7 +363,7 @@ def main():
             restricted(name, document)
             toml = settings_of(document)
             if toml:
-                accepted(name, toml)
+                accepted(name, toml, documents)
         if promtool:
             rules(documents, promtool)
             queries(documents, promtool)

@@ -73,10 +73,9 @@ def maintenance(values, documents):
         mounts = {mount["name"] for mount in server["containers"][0]["volumeMounts"]} & state
         if {mount["name"] for mount in container["volumeMounts"]} != mounts:
             yield "the Job has not the secrets and folders of the state, or has others"
-        environment = {own["name"]: own.get("value") for own in container["env"]}
         if command[0] == "migrate":
             secret = next(volume for volume in pod["volumes"] if volume["name"] == "database")["secret"]["secretName"]
-            if environment.get("FRAMESHIFT_DATABASE_URL") != database.get("migrationUrl", database["url"]):
+            if environment(pod).get("FRAMESHIFT_DATABASE_URL") != database.get("migrationUrl", database["url"]):
                 yield "migrations do not use the URL for them"
             if secret != database.get("migrationPasswordSecret", database["passwordSecret"])["name"]:
                 yield "migrations do not use the owner's password"
@@ -129,7 +128,36 @@ def network(values, documents):
             yield "the metadata server is closed to pods that need it, or open to others"
 
 
-EXPECTED = [trainers_of_keda, fsck, maintenance, network]
+def pods(documents):
+    """The specs of the pods that serve or train."""
+    for document in each(documents, "Deployment"):
+        yield document["spec"]["template"]["spec"]
+    for document in each(documents, "ScaledJob"):
+        yield document["spec"]["jobTargetRef"]["template"]["spec"]
+
+
+def environment(pod):
+    return {own["name"]: own["value"] for own in pod["containers"][0]["env"] if "value" in own}
+
+
+def sized(values, documents):
+    """Nothing that a pod takes follows the node that it is on."""
+    for pod in pods(documents):
+        if "memory" not in pod["containers"][0]["resources"]["limits"]:
+            yield "a pod has no limit of memory"
+        for name in ("COMPUTE_THREADS", "VIDEO_WORKERS", "ADAPTER_MEMORY", "QUEUE_MEMORY"):
+            if f"FRAMESHIFT_{name}" not in environment(pod):
+                yield f"{name} is left to the node"
+        sizes = {volume["name"]: volume["emptyDir"].get("sizeLimit") for volume in pod["volumes"] if "emptyDir" in volume}
+        if None in sizes.values():
+            yield f"a disk has no limit: {sizes}"
+        wanted = {"data": values.get("dataGiB", 24), "tmp": values.get("tmpGiB", 8)}
+        for name, gibibytes in wanted.items():
+            if sizes[name] != f"{gibibytes}Gi":
+                yield f"{name} has {sizes[name]}"
+
+
+EXPECTED = [trainers_of_keda, fsck, maintenance, network, sized]
 
 
 def expect(values, documents):

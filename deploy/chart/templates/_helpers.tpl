@@ -50,6 +50,11 @@ helm.sh/chart: {{ printf "%s-%s" (index . 0).Chart.Name (index . 0).Chart.Versio
 {{ index . 0 }} = {{ if kindIs "string" $value }}{{ $value | toJson }}{{ else if kindIs "bool" $value }}{{ $value }}{{ else if eq (float64 (int64 $value)) (float64 $value) }}{{ int64 $value }}{{ else }}{{ $value }}{{ end }}
 {{- end -}}
 
+{{/* A setting as the text of a variable. */}}
+{{- define "frameshift.text" -}}
+{{- if kindIs "float64" . }}{{ if eq (float64 (int64 .)) . }}{{ int64 . }}{{ else }}{{ . }}{{ end }}{{ else }}{{ . }}{{ end -}}
+{{- end -}}
+
 {{/* Checks that no schema can express. */}}
 {{- define "frameshift.validate" -}}
 {{- $v := .Values -}}
@@ -76,8 +81,15 @@ helm.sh/chart: {{ printf "%s-%s" (index . 0).Chart.Name (index . 0).Chart.Versio
 {{- if and $outside (not $v.identities) }}{{ fail "authentication with oidc or mtls needs identities, which say who may do what" }}{{ end -}}
 {{- if and $v.identities (not $outside) }}{{ fail "identities need authentication with oidc or mtls" }}{{ end -}}
 {{- if and (contains "mtls" $v.authentication) (not $v.tls.clientCaSecretName) }}{{ fail "authentication with mtls needs tls.clientCaSecretName" }}{{ end -}}
-{{- range $key := list "listen" "metrics_listen" "admin_listen" "data_dir" "database_url" "database_listen_url" "database_password_file" "database_connections" "database_migrate" "objects_url" "objects_endpoint" "objects_credentials_file" "cache_dir" "cache_bytes" "role" "exit_when_idle" "backbone" "backbone_override" "precision" "authentication" "drain_grace" "drain_timeout" "tls_certificate" "tls_key" "tls_client_ca" "tls_client_crl" "tls_client_certificates" "identities_file" "plaintext" "insecure_allow_anonymous" "bootstrap_key_file" "key_pepper_file" -}}
-{{- if hasKey $v.config $key }}{{ fail (printf "config.%s: the chart sets it; use the chart's own value" $key) }}{{ end -}}
+{{- $own := list "listen" "metrics_listen" "admin_listen" "data_dir" "database_url" "database_listen_url" "database_password_file" "database_connections" "database_migrate" "objects_url" "objects_endpoint" "objects_credentials_file" "cache_dir" "cache_bytes" "role" "exit_when_idle" "backbone" "backbone_override" "precision" "authentication" "drain_grace" "drain_timeout" "tls_certificate" "tls_key" "tls_client_ca" "tls_client_crl" "tls_client_certificates" "identities_file" "plaintext" "insecure_allow_anonymous" "bootstrap_key_file" "key_pepper_file" -}}
+{{- range $where, $settings := dict "config" $v.config "server.settings" $v.server.settings "trainer.settings" $v.trainer.settings -}}
+{{- range $key := $own }}{{ if hasKey $settings $key }}{{ fail (printf "%s.%s: the chart sets it; use the chart's own value" $where $key) }}{{ end }}{{ end -}}
+{{- end -}}
+{{- range $kind, $it := dict "server" $v.server "trainer" $v.trainer -}}
+{{- range $key, $_ := $it.settings }}{{ if hasKey $v.config $key }}{{ fail (printf "config.%s: %s.settings has it; set it there, or set that one to null" $key $kind) }}{{ end }}{{ end -}}
+{{- $devices := list -}}
+{{- range $name, $_ := merge (dict) (default (dict) $it.resources.limits) (default (dict) $it.resources.requests) }}{{ if contains "/" $name }}{{ $devices = append $devices $name }}{{ end }}{{ end -}}
+{{- if and (or $devices $it.resourceClaims) (eq (get $it.settings "batch_memory" | toString) "256MiB") }}{{ fail (printf "%s.settings.batch_memory is a size for CPUs: set it to null, so that it is a share of the GPU's memory" $kind) }}{{ end -}}
 {{- end -}}
 {{- end -}}
 
@@ -166,13 +178,14 @@ seccompProfile:
 - name: config
   configMap: {name: {{ include "frameshift.fullname" . }}}
 - name: data
-  emptyDir: {}
+  emptyDir:
+    sizeLimit: {{ int .Values.dataGiB }}Gi
 - name: cache
   emptyDir:
     sizeLimit: {{ printf "%dMi" (div (mul (int .Values.cacheGiB) 1280) 1) }}
 - name: tmp
   emptyDir:
-    sizeLimit: 1Gi
+    sizeLimit: {{ int .Values.tmpGiB }}Gi
 {{- with .Values.database.passwordSecret }}
 {{- if .name }}
 - name: database
@@ -315,6 +328,10 @@ containers:
     securityContext: {{- include "frameshift.containerSecurity" $root | nindent 6 }}
     env:
       {{- include "frameshift.env" $root | nindent 6 }}
+      {{- range $key, $value := $it.settings }}
+      - name: FRAMESHIFT_{{ upper $key }}
+        value: {{ include "frameshift.text" $value | quote }}
+      {{- end }}
       {{- with $it.extraEnv }}
       {{- toYaml . | nindent 6 }}
       {{- end }}
