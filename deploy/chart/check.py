@@ -9,6 +9,7 @@ import copy
 import json
 import os
 import pathlib
+import re
 import shutil
 import subprocess
 import sys
@@ -75,7 +76,10 @@ def custom_models():
 
 
 # No package on PyPI has these; their required fields are checked by hand.
-BY_HAND = {("gateway.networking.k8s.io/v1", "GRPCRoute"): ("parentRefs", "rules")}
+BY_HAND = {
+    ("gateway.networking.k8s.io/v1", "GRPCRoute"): ("parentRefs", "rules"),
+    ("gateway.networking.k8s.io/v1", "BackendTLSPolicy"): ("targetRefs", "validation"),
+}
 
 
 def validate(name, document, models):
@@ -280,6 +284,11 @@ def refuses_wrong_values(minimal):
         ({"backbone": {"source": "url"}}, "no file is named"),
         ({"backbone": {"source": "url", "url": {"files": [{"url": "https://models.example/x"}]}}}, "the file has no sha256"),
         ({"backbone": {"source": "url", "url": {"files": [{"url": "file:///x", "sha256": "0" * 64}]}}}, "it is no URL that is fetched"),
+        ({"gateway": {"enabled": True}, "tls": {"secretName": "t"}}, "the gateway would not know whose certificates to trust"),
+        (
+            {"gateway": {"enabled": True, "backendTls": {"caConfigMap": "ca", "systemCa": True}}, "tls": {"secretName": "t"}},
+            "the gateway would trust two kinds of authorities",
+        ),
         ({"tls": {"clientCaSecretName": "ca"}}, "certificates of clients need TLS"),
         ({"tls": {"secretName": "t", "clientCrlSecretName": "crl"}}, "lists of revoked certificates need authorities"),
         ({"authentication": "keys,passwords"}, "passwords are no method"),
@@ -336,6 +345,16 @@ def reaches_its_urls(minimal):
         counted("URLs whose port is open")
 
 
+def examples():
+    """The examples are YAML, and what they hash is what our clients send."""
+    header = re.search(r'"(x-frameshift-route)"', (CHART.parent.parent / "src" / "client" / "identity.rs").read_text()).group(1)
+    for file in sorted((CHART / "examples").glob("*.yaml")):
+        documents = list(yaml.safe_load_all(file.read_text()))
+        counted("examples")
+        for wrong in expected.example(documents, header):
+            problem(f"{file.name}: {wrong}")
+
+
 def main():
     update = "--update" in sys.argv[1:]
     promtool = shutil.which("promtool")
@@ -374,6 +393,7 @@ def main():
         for what in ("promtool runs", "queries of KEDA"):
             if what not in COUNTS:
                 problem(f"no file of ci/ has {what}")
+    examples()
     minimal = yaml.safe_load((CHART / "ci" / "minimal.yaml").read_text())
     allows_right_values(minimal)
     reaches_its_urls(minimal)

@@ -157,7 +157,36 @@ def sized(values, documents):
                 yield f"{name} has {sizes[name]}"
 
 
-EXPECTED = [trainers_of_keda, fsck, maintenance, network, sized]
+def gateway(values, documents):
+    """A gateway speaks TLS to pods that speak nothing else."""
+    policies = each(documents, "BackendTLSPolicy")
+    is_wanted = bool(values.get("gateway", {}).get("enabled") and values.get("tls", {}).get("secretName"))
+    if is_wanted != (len(policies) == 1):
+        yield "the gateway's TLS to the pods is missing, or there without being asked for"
+    services = {service["metadata"]["name"]: service for service in each(documents, "Service")}
+    for policy in policies:
+        target, validation = policy["spec"]["targetRefs"][0], policy["spec"]["validation"]
+        ports = services.get(target["name"], {"spec": {"ports": []}})["spec"]["ports"]
+        if target["sectionName"] not in [port["name"] for port in ports]:
+            yield "the policy leads to no port of the Service"
+        if not validation["hostname"] or bool(validation.get("caCertificateRefs")) == bool(validation.get("wellKnownCACertificates")):
+            yield "the policy does not say which certificate is right"
+
+
+def example(documents, header):
+    """Yields what is wrong with an example for a proxy that hashes the header which our clients send."""
+    for document in documents:
+        if document.get("kind") == "BackendTrafficPolicy":
+            spec = document["spec"]
+            if spec["targetRefs"][0]["kind"] != "GRPCRoute" or spec["loadBalancer"]["consistentHash"]["header"]["name"] != header:
+                yield f"requests of the GRPCRoute are not hashed by {header}"
+            if set(spec["timeout"]["http"].values()) != {"0s"}:
+                yield "streams are cut off"
+        if "static_resources" in document and header not in str(document):
+            yield f"requests are not hashed by {header}"
+
+
+EXPECTED = [trainers_of_keda, fsck, maintenance, network, sized, gateway]
 
 
 def expect(values, documents):

@@ -77,6 +77,7 @@ helm.sh/chart: {{ printf "%s-%s" (index . 0).Chart.Name (index . 0).Chart.Versio
 {{- if and (eq $v.backbone.source "url") (not $v.backbone.url.files) }}{{ fail "backbone.url.files is required for backbone.source url" }}{{ end -}}
 {{- if and $v.tls.clientCaSecretName (not $v.tls.secretName) }}{{ fail "tls.clientCaSecretName needs tls.secretName" }}{{ end -}}
 {{- if and $v.tls.clientCrlSecretName (not $v.tls.clientCaSecretName) }}{{ fail "tls.clientCrlSecretName needs tls.clientCaSecretName" }}{{ end -}}
+{{- if and $v.gateway.enabled $v.tls.secretName }}{{ if eq (ne $v.gateway.backendTls.caConfigMap "") $v.gateway.backendTls.systemCa }}{{ fail "gateway.enabled with tls.secretName needs either gateway.backendTls.caConfigMap or systemCa: the gateway speaks TLS to the pods and checks their certificate" }}{{ end }}{{ end -}}
 {{- $outside := or (contains "oidc" $v.authentication) (contains "mtls" $v.authentication) -}}
 {{- if and $outside (not $v.identities) }}{{ fail "authentication with oidc or mtls needs identities, which say who may do what" }}{{ end -}}
 {{- if and $v.identities (not $outside) }}{{ fail "identities need authentication with oidc or mtls" }}{{ end -}}
