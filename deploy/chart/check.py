@@ -209,6 +209,8 @@ def queries(documents, promtool):
 
 def dashboard(promtool):
     board = json.loads((CHART / "files" / "dashboard.json").read_text())
+    for wrong in expected.dashboard(board):
+        problem(f"dashboard: {wrong}")
     for panel in board["panels"]:
         for target in panel["targets"]:
             expression = target["expr"].replace("$__rate_interval", "5m").replace("$namespace", "prod")

@@ -218,3 +218,18 @@ def alerts(groups, tests, page):
     for heading in re.findall(r"^### (.+)$", section, re.MULTILINE):
         if heading not in rules:
             yield f"docs/operate.md explains {heading}, which is no alert"
+
+
+# What an operator looks for first, each with a panel at least.
+WATCHED = ["bucket_failing", "database_up", "object_cache_requests", "object_cache_bytes", "unfinished_uploads", "jobs_waiting", "jobs", "admission_used_clips"]
+
+
+def dashboard(board):
+    """Yields what a dashboard lacks, and panels that lie on one another."""
+    panels = board["panels"]
+    asked = " ".join(target["expr"] for panel in panels for target in panel["targets"])
+    yield from (f"no panel shows frameshift_{name}" for name in WATCHED if not re.search(rf"\bframeshift_{name}(_total)?\{{", asked))
+    places = collections.Counter((panel["gridPos"]["x"], panel["gridPos"]["y"]) for panel in panels)
+    yield from (f"{count} panels at {place}" for place, count in places.items() if count > 1)
+    numbers = collections.Counter(panel["id"] for panel in panels)
+    yield from (f"{count} panels have the id {number}" for number, count in numbers.items() if count > 1)
