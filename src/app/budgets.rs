@@ -32,6 +32,24 @@ pub struct Part {
     pub is_computed_with: bool,
 }
 
+/// A part of the host's memory.
+fn part(what: &'static str, settings: &'static str, bytes: u64) -> Part {
+    Part {
+        what,
+        settings,
+        bytes,
+        is_computed_with: false,
+    }
+}
+
+/// A part of what the model computes with.
+fn computed(what: &'static str, settings: &'static str, bytes: u64) -> Part {
+    Part {
+        is_computed_with: true,
+        ..part(what, settings, bytes)
+    }
+}
+
 /// A sum of parts, and the memory that they are in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Sum {
@@ -61,21 +79,11 @@ impl Budgets {
     /// does not serve, has nothing in the parts of jobs, or of calls.
     pub(super) fn of(config: &Config, backbone: u64, device: Option<u64>) -> Self {
         let limits = &config.rpc.limits;
-        let (serves, trains) = (config.role.serves(), config.role.trains());
-        let when = |does: bool, bytes: u64| if does { bytes } else { 0 };
-        let jobs = when(trains, config.jobs.runners as u64);
+        let [serves, trains] = [config.role.serves(), config.role.trains()].map(u64::from);
+        let calls = |what, settings, bytes: u64| part(what, settings, bytes * serves);
+        let jobs = config.jobs.runners as u64 * trains;
         let windows = config.rpc.connections as u64 * u64::from(CONNECTION_WINDOW);
         let workers = config.video.workers as u64;
-        let part = |what, settings, bytes| Part {
-            what,
-            settings,
-            bytes,
-            is_computed_with: false,
-        };
-        let computed = |what, settings, bytes| Part {
-            is_computed_with: true,
-            ..part(what, settings, bytes)
-        };
         let mut parts = vec![
             computed("backbone", "backbone, precision", backbone),
             computed(
@@ -83,12 +91,12 @@ impl Budgets {
                 "adapter_memory",
                 config.engine.residency_bytes,
             ),
-            part(
+            calls(
                 "messages on their way in",
                 "message_memory",
-                when(serves, limits.message_memory),
+                limits.message_memory,
             ),
-            part("receive windows", "connections", when(serves, windows)),
+            calls("receive windows", "connections", windows),
             part(
                 "administrators' API",
                 "admin_listen",
@@ -107,16 +115,12 @@ impl Budgets {
                 "host_adapter_memory",
                 config.registry.cache_bytes + config.registry.view_bytes + registry::TASK_BYTES,
             ),
-            part(
+            calls(
                 "uploads, imports, exports",
                 "upload_memory",
-                when(serves, limits.upload_memory),
+                limits.upload_memory,
             ),
-            part(
-                "live streams",
-                "live_memory",
-                when(serves, limits.live_memory),
-            ),
+            calls("live streams", "live_memory", limits.live_memory),
             computed(
                 "training steps",
                 "job_runners, step_memory",
@@ -126,20 +130,19 @@ impl Budgets {
             part(
                 "decoded clips of jobs",
                 "",
-                when(trains, config.jobs.clip_cache_bytes),
+                config.jobs.clip_cache_bytes * trains,
             ),
             part(
                 "video workers",
                 "video_workers, video_memory",
                 workers.saturating_mul(config.video.limits.memory),
             ),
-            part(
+            calls(
                 "workers in long videos",
                 "video_workers, video_memory",
-                when(serves, config.video.parked() as u64)
-                    .saturating_mul(config.video.limits.memory),
+                (config.video.parked() as u64).saturating_mul(config.video.limits.memory),
             ),
-            part("frames of windows", "", when(serves, WINDOW_BYTES)),
+            calls("frames of windows", "", WINDOW_BYTES),
             part("program", "", PROGRAM),
         ];
         if device.is_some() {
