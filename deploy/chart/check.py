@@ -9,6 +9,7 @@ import copy
 import json
 import os
 import pathlib
+import re
 import shutil
 import subprocess
 import sys
@@ -17,6 +18,8 @@ import tempfile
 import helm_python as helm
 import kubernetes_validate
 import yaml
+
+import expected
 
 CHART = pathlib.Path(__file__).parent
 VERSION = "1.34"
@@ -73,7 +76,10 @@ def custom_models():
 
 
 # No package on PyPI has these; their required fields are checked by hand.
-BY_HAND = {("gateway.networking.k8s.io/v1", "GRPCRoute"): ("parentRefs", "rules")}
+BY_HAND = {
+    ("gateway.networking.k8s.io/v1", "GRPCRoute"): ("parentRefs", "rules"),
+    ("gateway.networking.k8s.io/v1", "BackendTLSPolicy"): ("targetRefs", "validation"),
+}
 
 
 def validate(name, document, models):
@@ -108,6 +114,7 @@ def validate(name, document, models):
 def restricted(name, document):
     """Every pod meets the restricted profile of the pod security standards."""
     spec = document.get("spec", {})
+    spec = spec.get("jobTemplate", {}).get("spec", spec)
     template = spec.get("jobTargetRef", spec).get("template", document if document["kind"] == "Pod" else None)
     if not template or "containers" not in template.get("spec", {}):
         return
@@ -139,19 +146,23 @@ def settings_of(document):
     return None
 
 
-def accepted(name, toml):
-    """The program itself reads the configuration, where it has been built."""
+def accepted(name, toml, documents):
+    """The program itself reads the configuration and the variables of each pod, where it has been built."""
     program = os.environ.get("FRAMESHIFT_PROGRAM")
     if not program:
         return
-    with tempfile.NamedTemporaryFile("w", suffix=".toml") as file:
-        file.write(toml)
-        file.flush()
-        run = subprocess.run([program, "serve", "--config", file.name, "--dump-config"], capture_output=True, text=True, env={})
-    # The secrets that the file names are not here: --dump-config reads settings only.
-    if run.returncode != 0:
-        problem(f"{name}: the program refuses the configuration: {run.stderr.strip()}")
-    counted("configurations that the program read")
+    for pod in expected.pods(documents):
+        container = pod["containers"][0]
+        environment = {key: value for key, value in expected.environment(pod).items() if key != "FRAMESHIFT_CONFIG"}
+        with tempfile.NamedTemporaryFile("w", suffix=".toml") as file:
+            file.write(toml)
+            file.flush()
+            arguments = [program, *container["args"], "--config", file.name, "--dump-config"]
+            run = subprocess.run(arguments, capture_output=True, text=True, env=environment)
+        # The secrets that the file names are not here: --dump-config reads settings only.
+        if run.returncode != 0 or "no such" in run.stderr:
+            problem(f"{name}: the program refuses the configuration: {run.stderr.strip()}")
+        counted("configurations that the program read")
 
 
 def rules(documents, promtool):
@@ -169,8 +180,37 @@ def rules(documents, promtool):
                 counted("promtool runs")
 
 
+def explained(documents):
+    """Every alert has unit tests and a section of the page for operators."""
+    tests = yaml.safe_load((CHART / "files" / "alerts_test.yaml").read_text())["tests"]
+    page = (CHART.parent.parent / "docs" / "operate.md").read_text()
+    for document in expected.each(documents, "PrometheusRule"):
+        for wrong in expected.alerts(document["spec"]["groups"], tests, page):
+            problem(wrong)
+        counted("files of alerts that are tested and explained")
+
+
+def queries(documents, promtool):
+    """The queries of KEDA's triggers answer as files/queries_test.yaml says, where the render has all of them."""
+    found = expected.queries(documents)
+    if len(found) < 3:
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        folder = pathlib.Path(folder)
+        recorded = [{"record": name, "expr": query} for name, query in found.items()]
+        (folder / "queries.yaml").write_text(yaml.safe_dump({"groups": [{"name": "queries", "rules": recorded}]}))
+        shutil.copy(CHART / "files" / "queries_test.yaml", folder)
+        run = subprocess.run([promtool, "test", "rules", "queries_test.yaml"], cwd=folder, capture_output=True, text=True)
+        if run.returncode != 0:
+            problem(f"queries of KEDA: {run.stdout}{run.stderr}")
+    counted("promtool runs")
+    counted("queries of KEDA", len(found))
+
+
 def dashboard(promtool):
     board = json.loads((CHART / "files" / "dashboard.json").read_text())
+    for wrong in expected.dashboard(board):
+        problem(f"dashboard: {wrong}")
     for panel in board["panels"]:
         for target in panel["targets"]:
             expression = target["expr"].replace("$__rate_interval", "5m").replace("$namespace", "prod")
@@ -236,12 +276,21 @@ def refuses_wrong_values(minimal):
         ({"precision": "auto"}, "replicas on different CPUs would answer differently"),
         ({"server": {"role": "all"}}, "trainers and servers both train"),
         ({"server": {"replicas": 8}}, "the pods would take more than 80 % of the connections"),
-        ({"server": {"maxSurge": 0, "maxUnavailable": 0}}, "no rollout could make progress"),
+        # Two servers, a trainer and one pod more of each in a rollout, with 10 connections; with listenUrl, 11.
+        ({"database": {"maxConnections": 62}}, "five pods take 50 of 62 connections"),
+        ({"database": {"maxConnections": 68, "listenUrl": "postgres://frameshift@db/frameshift"}}, "five pods take 55 of 68 connections"),
+        ({"server": {"maxSurge": 0, "maxUnavailable": 0}}, "no rollout of servers could make progress"),
+        ({"trainer": {"maxSurge": 0, "maxUnavailable": 0}}, "no rollout of trainers could make progress"),
         ({"backbone": {"source": "image", "image": {"reference": "ghcr.io/example/clip:latest"}}}, "the image has no digest"),
         ({"backbone": {"source": "pvc"}}, "no claim is named"),
         ({"backbone": {"source": "url"}}, "no file is named"),
         ({"backbone": {"source": "url", "url": {"files": [{"url": "https://models.example/x"}]}}}, "the file has no sha256"),
         ({"backbone": {"source": "url", "url": {"files": [{"url": "file:///x", "sha256": "0" * 64}]}}}, "it is no URL that is fetched"),
+        ({"gateway": {"enabled": True}, "tls": {"secretName": "t"}}, "the gateway would not know whose certificates to trust"),
+        (
+            {"gateway": {"enabled": True, "backendTls": {"caConfigMap": "ca", "systemCa": True}}, "tls": {"secretName": "t"}},
+            "the gateway would trust two kinds of authorities",
+        ),
         ({"tls": {"clientCaSecretName": "ca"}}, "certificates of clients need TLS"),
         ({"tls": {"secretName": "t", "clientCrlSecretName": "crl"}}, "lists of revoked certificates need authorities"),
         ({"authentication": "keys,passwords"}, "passwords are no method"),
@@ -249,13 +298,63 @@ def refuses_wrong_values(minimal):
         ({"identities": "[[issuers]]"}, "nobody would be asked for a token"),
         ({"authentication": "mtls", "identities": "[[certificates]]"}, "mtls needs authorities"),
         ({"config": {"listen": "0.0.0.0:1"}}, "the chart sets listen"),
+        ({"server": {"settings": {"role": "all"}}}, "the chart sets role"),
+        ({"config": {"queue_memory": "1GiB"}}, "the settings of a kind of pod would win over it"),
+        ({"server": {"resources": {"limits": {"nvidia.com/gpu": 1}}}}, "batches on a GPU would be of a size for CPUs"),
+        ({"trainer": {"resourceClaims": [{"name": "gpu", "resourceClaimTemplateName": "one"}]}}, "batches on a GPU would be of a size for CPUs"),
         ({"config": {"queue_clips": {"a": 1}}}, "a setting is no object"),
+        ({"maintenance": {"enabled": True}}, "no command is named"),
+        ({"maintenance": {"enabled": True, "command": ["backup", "/backup"]}}, "nothing would back up PostgreSQL"),
         ({"database": {"url": "postgres://user:secret@db/x"}}, "a password does not belong into values"),
     ):
         values = copy.deepcopy(minimal)
         for key, value in change.items():
             values[key] = {**values.get(key, {}), **value} if isinstance(value, dict) else value
         refused(values, why)
+
+
+def allows_right_values(minimal):
+    """Values just within what refuses_wrong_values goes beyond."""
+    for change in (
+        {"database": {"maxConnections": 63}},
+        {"database": {"maxConnections": 69, "listenUrl": "postgres://frameshift@db/frameshift"}},
+        {"database": {"maxConnections": 38}, "trainer": {"kind": "none"}},
+    ):
+        values = copy.deepcopy(minimal)
+        for key, value in change.items():
+            values[key] = {**values.get(key, {}), **value}
+        try:
+            render(values)
+            counted("right values allowed")
+        except Exception as error:
+            problem(f"refused: {change}: {error}")
+
+
+def reaches_its_urls(minimal):
+    """Each URL alone opens its port."""
+    for path, url in expected.URLS.items():
+        values = copy.deepcopy(minimal)
+        place = values
+        for key in path[:-1]:
+            place = place.setdefault(key, {})
+        place[path[-1]] = url
+        if path[0] == "identities":
+            values["authentication"] = "oidc"
+        if path[0] == "backbone":
+            values["backbone"]["source"] = "url"
+        for wrong in expected.network(values, list(objects(render(values)))):
+            problem(f"{'.'.join(path)} = {url}: {wrong}")
+        counted("URLs whose port is open")
+
+
+def examples():
+    """The examples are YAML, and what they hash is what our clients send."""
+    header = re.search(r'"(x-frameshift-route)"', (CHART.parent.parent / "src" / "client" / "identity.rs").read_text()).group(1)
+    for file in sorted((CHART / "examples").glob("*.yaml")):
+        documents = list(yaml.safe_load_all(file.read_text()))
+        counted("examples")
+        for wrong in expected.example(documents, header):
+            problem(f"{file.name}: {wrong}")
 
 
 def main():
@@ -274,21 +373,33 @@ def main():
     models = custom_models()
     for file in sorted((CHART / "ci").glob("*.yaml")):
         name = file.stem
-        manifests = render(yaml.safe_load(file.read_text()))
+        values = yaml.safe_load(file.read_text())
+        manifests = render(values)
         documents = list(objects(manifests))
+        for wrong in expected.expect(values, documents):
+            problem(f"{name}: {wrong}")
+        explained(documents)
         for document in documents:
             validate(name, document, models)
             restricted(name, document)
             toml = settings_of(document)
             if toml:
-                accepted(name, toml)
+                accepted(name, toml, documents)
         if promtool:
             rules(documents, promtool)
+            queries(documents, promtool)
         compare(name, manifests, update)
         counted("files of ci/")
     if promtool:
         dashboard(promtool)
-    refuses_wrong_values(yaml.safe_load((CHART / "ci" / "minimal.yaml").read_text()))
+        for what in ("promtool runs", "queries of KEDA"):
+            if what not in COUNTS:
+                problem(f"no file of ci/ has {what}")
+    examples()
+    minimal = yaml.safe_load((CHART / "ci" / "minimal.yaml").read_text())
+    allows_right_values(minimal)
+    reaches_its_urls(minimal)
+    refuses_wrong_values(minimal)
     for what, number in COUNTS.items():
         print(f"chart: {number} {what}")
     sys.exit(1 if PROBLEMS else 0)

@@ -32,6 +32,24 @@ pub struct Part {
     pub is_computed_with: bool,
 }
 
+/// A part of the host's memory.
+fn part(what: &'static str, settings: &'static str, bytes: u64) -> Part {
+    Part {
+        what,
+        settings,
+        bytes,
+        is_computed_with: false,
+    }
+}
+
+/// A part of what the model computes with.
+fn computed(what: &'static str, settings: &'static str, bytes: u64) -> Part {
+    Part {
+        is_computed_with: true,
+        ..part(what, settings, bytes)
+    }
+}
+
 /// A sum of parts, and the memory that they are in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Sum {
@@ -57,22 +75,15 @@ pub struct Budgets {
 }
 
 impl Budgets {
-    /// Returns the budgets of a configuration, with a backbone of `backbone` bytes, on a GPU of so many bytes or on the processor.
+    /// Returns the budgets of a configuration, with a backbone of `backbone` bytes, on a GPU of so many bytes or on the processor. A process that does not train, or
+    /// does not serve, has nothing in the parts of jobs, or of calls.
     pub(super) fn of(config: &Config, backbone: u64, device: Option<u64>) -> Self {
         let limits = &config.rpc.limits;
-        let jobs = config.jobs.runners as u64;
+        let [serves, trains] = [config.role.serves(), config.role.trains()].map(u64::from);
+        let calls = |what, settings, bytes: u64| part(what, settings, bytes * serves);
+        let jobs = config.jobs.runners as u64 * trains;
         let windows = config.rpc.connections as u64 * u64::from(CONNECTION_WINDOW);
         let workers = config.video.workers as u64;
-        let part = |what, settings, bytes| Part {
-            what,
-            settings,
-            bytes,
-            is_computed_with: false,
-        };
-        let computed = |what, settings, bytes| Part {
-            is_computed_with: true,
-            ..part(what, settings, bytes)
-        };
         let mut parts = vec![
             computed("backbone", "backbone, precision", backbone),
             computed(
@@ -80,12 +91,12 @@ impl Budgets {
                 "adapter_memory",
                 config.engine.residency_bytes,
             ),
-            part(
+            calls(
                 "messages on their way in",
                 "message_memory",
                 limits.message_memory,
             ),
-            part("receive windows", "connections", windows),
+            calls("receive windows", "connections", windows),
             part(
                 "administrators' API",
                 "admin_listen",
@@ -104,30 +115,34 @@ impl Budgets {
                 "host_adapter_memory",
                 config.registry.cache_bytes + config.registry.view_bytes + registry::TASK_BYTES,
             ),
-            part(
+            calls(
                 "uploads, imports, exports",
                 "upload_memory",
                 limits.upload_memory,
             ),
-            part("live streams", "live_memory", limits.live_memory),
+            calls("live streams", "live_memory", limits.live_memory),
             computed(
                 "training steps",
                 "job_runners, step_memory",
                 jobs.saturating_mul(config.jobs.step_bytes),
             ),
             part("examples of jobs", "job_runners", jobs * EXAMPLES),
-            part("decoded clips of jobs", "", config.jobs.clip_cache_bytes),
+            part(
+                "decoded clips of jobs",
+                "",
+                config.jobs.clip_cache_bytes * trains,
+            ),
             part(
                 "video workers",
                 "video_workers, video_memory",
                 workers.saturating_mul(config.video.limits.memory),
             ),
-            part(
+            calls(
                 "workers in long videos",
                 "video_workers, video_memory",
                 (config.video.parked() as u64).saturating_mul(config.video.limits.memory),
             ),
-            part("frames of windows", "", WINDOW_BYTES),
+            calls("frames of windows", "", WINDOW_BYTES),
             part("program", "", PROGRAM),
         ];
         if device.is_some() {
@@ -233,150 +248,4 @@ impl fmt::Display for Rounded {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::config::settings::{Flags, Settings};
-    use std::collections::BTreeMap;
-
-    fn budgets(flags: &Flags) -> Budgets {
-        let config = Config::load(None, &BTreeMap::new(), flags, "frameshift".into()).unwrap();
-        Budgets::of(&config, 300 << 20, None)
-    }
-
-    #[test]
-    fn what_is_computed_with_counts_for_the_gpu_where_there_is_one() {
-        let config = Config::load(
-            None,
-            &BTreeMap::new(),
-            &Flags::default(),
-            "frameshift".into(),
-        );
-        let config = config.unwrap();
-        let cpu = Budgets::of(&config, 300 << 20, None);
-        let computed: u64 = (300 << 20)
-            + config.engine.residency_bytes
-            + config.engine.batch_bytes
-            + config.jobs.runners as u64 * config.jobs.step_bytes;
-        let mut gpu = Budgets::of(&config, 300 << 20, Some(computed));
-        gpu.available = None;
-        assert_eq!(gpu.sum(), cpu.sum() - computed + STAGING);
-        assert!(!gpu.is_too_much());
-        let text = gpu.to_string();
-        let (host, device) = text.split_once("GPU's memory").unwrap();
-        assert!(
-            host.contains("waiting clips") && !host.contains("adapter sets"),
-            "{text}"
-        );
-        assert!(
-            device.contains("adapter sets") && !device.contains("which is less"),
-            "{text}"
-        );
-        gpu.device = Some(computed - 1);
-        assert!(gpu.is_too_much() && gpu.to_string().contains("which is less"));
-    }
-
-    #[test]
-    fn the_sum_follows_every_setting() {
-        let text = |text: &str| Some(text.parse().unwrap());
-        let base = Flags {
-            message_memory: text("128MiB"),
-            upload_memory: text("128MiB"),
-            video_workers: Some(2.try_into().unwrap()),
-            ..Flags::default()
-        };
-        let before = budgets(&base);
-        let parts: u64 = before.parts.iter().map(|part| part.bytes).sum();
-        assert_eq!(before.sum(), parts);
-        for (flags, more) in [
-            (
-                Flags {
-                    message_memory: text("129MiB"),
-                    ..base.clone()
-                },
-                1 << 20,
-            ),
-            (
-                Flags {
-                    upload_memory: text("130MiB"),
-                    ..base.clone()
-                },
-                2 << 20,
-            ),
-            (
-                Flags {
-                    connections: Some(513.try_into().unwrap()),
-                    ..base.clone()
-                },
-                u64::from(CONNECTION_WINDOW),
-            ),
-            (
-                Flags {
-                    video_workers: Some(3.try_into().unwrap()),
-                    ..base.clone()
-                },
-                1 << 30,
-            ),
-            (
-                Flags {
-                    live_memory: text("513MiB"),
-                    ..base.clone()
-                },
-                1 << 20,
-            ),
-            (
-                Flags {
-                    adapter_memory: text("3GiB"),
-                    ..base.clone()
-                },
-                2 << 30,
-            ),
-        ] {
-            assert_eq!(budgets(&flags).sum() - before.sum(), more);
-        }
-    }
-
-    /// The parts of the table in docs/operate.md, each with the settings that it names, in their order.
-    fn documented() -> Vec<(&'static str, Vec<&'static str>)> {
-        let page = include_str!("../../docs/operate.md");
-        let (_, rest) = page.split_once("| part | setting | what it is |").unwrap();
-        let lines = rest
-            .lines()
-            .skip(2)
-            .take_while(|line| line.starts_with('|'));
-        let row = |line: &'static str| {
-            let cells: Vec<&str> = line.trim_matches('|').split('|').map(str::trim).collect();
-            let settings = cells[1].split('`').skip(1).step_by(2);
-            (cells[0], settings.collect())
-        };
-        lines.map(row).collect()
-    }
-
-    #[test]
-    fn the_table_for_operators_has_every_part_with_its_settings() {
-        let budgets = budgets(&Flags::default());
-        let parts = budgets.parts.iter().map(|part| {
-            let settings = part.settings.split(", ").filter(|key| !key.is_empty());
-            (part.what, settings.collect::<Vec<_>>())
-        });
-        assert_eq!(documented(), parts.collect::<Vec<_>>());
-        // What a part names is a setting.
-        for part in &budgets.parts {
-            for key in part.settings.split(", ").filter(|key| !key.is_empty()) {
-                assert!(Settings::KEYS.contains(&key), "{key}");
-            }
-        }
-    }
-
-    #[test]
-    fn more_than_there_is_is_said() {
-        let mut budgets = budgets(&Flags::default());
-        budgets.available = Some(budgets.sum());
-        assert!(!budgets.is_too_much());
-        budgets.available = Some(budgets.sum() - 1);
-        assert!(budgets.is_too_much());
-        let text = budgets.to_string();
-        for part in ["at most", "which is less", "message_memory", "300 MiB"] {
-            assert!(text.contains(part), "{text}");
-        }
-    }
-}
+mod tests;

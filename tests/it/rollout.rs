@@ -41,6 +41,10 @@ fn seconds(value: &serde_json::Value) -> Duration {
 impl Policy {
     fn shipped() -> Self {
         let config: serde_json::Value = serde_json::from_str(CONFIG).expect("JSON");
+        let spread = config["loadBalancingConfig"][0].as_object();
+        let policy = spread.and_then(|policy| policy.keys().next());
+        // What `Shared::call` does.
+        assert_eq!(policy.map(String::as_str), Some("round_robin"));
         let own = &config["methodConfig"][0];
         let retry = &own["retryPolicy"];
         let names = own["name"].as_array().expect("names").iter();

@@ -1,4 +1,4 @@
-//! The gRPC service config allows retries of exactly those calls that may be retried.
+//! The gRPC service config spreads calls over all servers, and allows retries of exactly those calls that may be retried.
 
 use std::collections::BTreeSet;
 
@@ -64,4 +64,31 @@ fn the_service_config_repeats_what_may_be_repeated_and_nothing_else() {
     assert_eq!(distinct.len(), listed.len(), "a method is listed twice");
     assert!(!expected.is_empty());
     assert_eq!(distinct, expected);
+}
+
+#[test]
+fn the_service_config_sends_calls_to_all_servers_in_turn() {
+    let config: serde_json::Value = serde_json::from_str(CONFIG).unwrap();
+    // Without a policy, a client keeps to the first address that answers, and with it to one pod behind a headless service.
+    let expected = serde_json::json!([{ "round_robin": {} }]);
+    assert_eq!(config["loadBalancingConfig"], expected);
+}
+
+/// Texts that say how a client gets at several servers.
+const SAID: [(&str, &str); 3] = [
+    ("README.md", include_str!("../../README.md")),
+    ("docs/operate.md", include_str!("../../docs/operate.md")),
+    (
+        "deploy/chart/README.md",
+        include_str!("../../deploy/chart/README.md"),
+    ),
+];
+
+#[test]
+fn whoever_reads_how_to_call_several_servers_reads_of_the_name_and_of_the_config() {
+    for (name, text) in SAID {
+        for word in ["dns:///", "service_config.json", "round_robin"] {
+            assert!(text.contains(word), "{name} says nothing of {word}");
+        }
+    }
 }

@@ -50,6 +50,11 @@ helm.sh/chart: {{ printf "%s-%s" (index . 0).Chart.Name (index . 0).Chart.Versio
 {{ index . 0 }} = {{ if kindIs "string" $value }}{{ $value | toJson }}{{ else if kindIs "bool" $value }}{{ $value }}{{ else if eq (float64 (int64 $value)) (float64 $value) }}{{ int64 $value }}{{ else }}{{ $value }}{{ end }}
 {{- end -}}
 
+{{/* A setting as the text of a variable. */}}
+{{- define "frameshift.text" -}}
+{{- if kindIs "float64" . }}{{ if eq (float64 (int64 .)) . }}{{ int64 . }}{{ else }}{{ . }}{{ end }}{{ else }}{{ . }}{{ end -}}
+{{- end -}}
+
 {{/* Checks that no schema can express. */}}
 {{- define "frameshift.validate" -}}
 {{- $v := .Values -}}
@@ -61,21 +66,56 @@ helm.sh/chart: {{ printf "%s-%s" (index . 0).Chart.Name (index . 0).Chart.Versio
 {{- if eq $v.trainer.kind "deployment" }}{{ $training = int (ternary $v.trainer.autoscaling.maxReplicas $v.trainer.replicas $v.trainer.autoscaling.enabled) }}{{ end -}}
 {{- if eq $v.trainer.kind "scaledJob" }}{{ $training = int $v.trainer.scaledJob.maxReplicas }}{{ end -}}
 {{- $surge := int $v.server.maxSurge -}}
-{{- $connections := mul (add $serving $surge $training) (int $v.database.connections) -}}
-{{- if gt (float64 $connections) (mulf 0.8 $v.database.maxConnections) }}{{ fail (printf "%d pods with %d connections each take %d of database.maxConnections = %d, which is more than 80 %%: lower the maxima or database.connections, or put a pooler in front and raise maxConnections" (add $serving $surge $training) (int $v.database.connections) $connections (int $v.database.maxConnections)) }}{{ end -}}
+{{- if eq $v.trainer.kind "deployment" }}{{ $surge = add $surge $v.trainer.maxSurge }}{{ end -}}
+{{- $pods := add $serving $surge $training -}}
+{{- $each := add $v.database.connections (ternary 1 0 (ne $v.database.listenUrl "")) -}}
+{{- if gt (float64 (mul $pods $each)) (mulf 0.8 $v.database.maxConnections) }}{{ fail (printf "%d pods with %d connections each take %d of database.maxConnections = %d, which is more than 80 %%: lower the maxima or database.connections, or put a pooler in front and raise maxConnections" $pods $each (mul $pods $each) (int $v.database.maxConnections)) }}{{ end -}}
+{{- if and (eq (int $v.trainer.maxSurge) 0) (eq (int $v.trainer.maxUnavailable) 0) }}{{ fail "trainer.maxSurge and trainer.maxUnavailable cannot both be 0" }}{{ end -}}
 {{- if and (eq (int $v.server.maxSurge) 0) (eq (int $v.server.maxUnavailable) 0) }}{{ fail "server.maxSurge and server.maxUnavailable cannot both be 0" }}{{ end -}}
 {{- if and (eq $v.backbone.source "image") (not (contains "@sha256:" $v.backbone.image.reference)) }}{{ fail "backbone.image.reference needs a digest: registry/repository@sha256:…" }}{{ end -}}
 {{- if and (eq $v.backbone.source "pvc") (not $v.backbone.pvc.claimName) }}{{ fail "backbone.pvc.claimName is required for backbone.source pvc" }}{{ end -}}
 {{- if and (eq $v.backbone.source "url") (not $v.backbone.url.files) }}{{ fail "backbone.url.files is required for backbone.source url" }}{{ end -}}
 {{- if and $v.tls.clientCaSecretName (not $v.tls.secretName) }}{{ fail "tls.clientCaSecretName needs tls.secretName" }}{{ end -}}
 {{- if and $v.tls.clientCrlSecretName (not $v.tls.clientCaSecretName) }}{{ fail "tls.clientCrlSecretName needs tls.clientCaSecretName" }}{{ end -}}
+{{- if and $v.gateway.enabled $v.tls.secretName }}{{ if eq (ne $v.gateway.backendTls.caConfigMap "") $v.gateway.backendTls.systemCa }}{{ fail "gateway.enabled with tls.secretName needs either gateway.backendTls.caConfigMap or systemCa: the gateway speaks TLS to the pods and checks their certificate" }}{{ end }}{{ end -}}
 {{- $outside := or (contains "oidc" $v.authentication) (contains "mtls" $v.authentication) -}}
 {{- if and $outside (not $v.identities) }}{{ fail "authentication with oidc or mtls needs identities, which say who may do what" }}{{ end -}}
 {{- if and $v.identities (not $outside) }}{{ fail "identities need authentication with oidc or mtls" }}{{ end -}}
 {{- if and (contains "mtls" $v.authentication) (not $v.tls.clientCaSecretName) }}{{ fail "authentication with mtls needs tls.clientCaSecretName" }}{{ end -}}
-{{- range $key := list "listen" "metrics_listen" "admin_listen" "data_dir" "database_url" "database_listen_url" "database_password_file" "database_connections" "database_migrate" "objects_url" "objects_endpoint" "objects_credentials_file" "cache_dir" "cache_bytes" "role" "exit_when_idle" "backbone" "backbone_override" "precision" "authentication" "drain_grace" "drain_timeout" "tls_certificate" "tls_key" "tls_client_ca" "tls_client_crl" "tls_client_certificates" "identities_file" "plaintext" "insecure_allow_anonymous" "bootstrap_key_file" "key_pepper_file" -}}
-{{- if hasKey $v.config $key }}{{ fail (printf "config.%s: the chart sets it; use the chart's own value" $key) }}{{ end -}}
+{{- $own := list "listen" "metrics_listen" "admin_listen" "data_dir" "database_url" "database_listen_url" "database_password_file" "database_connections" "database_migrate" "objects_url" "objects_endpoint" "objects_credentials_file" "cache_dir" "cache_bytes" "role" "exit_when_idle" "backbone" "backbone_override" "precision" "authentication" "drain_grace" "drain_timeout" "tls_certificate" "tls_key" "tls_client_ca" "tls_client_crl" "tls_client_certificates" "identities_file" "plaintext" "insecure_allow_anonymous" "bootstrap_key_file" "key_pepper_file" -}}
+{{- range $where, $settings := dict "config" $v.config "server.settings" $v.server.settings "trainer.settings" $v.trainer.settings -}}
+{{- range $key := $own }}{{ if hasKey $settings $key }}{{ fail (printf "%s.%s: the chart sets it; use the chart's own value" $where $key) }}{{ end }}{{ end -}}
 {{- end -}}
+{{- range $kind, $it := dict "server" $v.server "trainer" $v.trainer -}}
+{{- range $key, $_ := $it.settings }}{{ if hasKey $v.config $key }}{{ fail (printf "config.%s: %s.settings has it; set it there, or set that one to null" $key $kind) }}{{ end }}{{ end -}}
+{{- $devices := list -}}
+{{- range $name, $_ := merge (dict) (default (dict) $it.resources.limits) (default (dict) $it.resources.requests) }}{{ if contains "/" $name }}{{ $devices = append $devices $name }}{{ end }}{{ end -}}
+{{- if and (or $devices $it.resourceClaims) (eq (get $it.settings "batch_memory" | toString) "256MiB") }}{{ fail (printf "%s.settings.batch_memory is a size for CPUs: set it to null, so that it is a share of the GPU's memory" $kind) }}{{ end -}}
+{{- end -}}
+{{- end -}}
+
+{{/* The port of a URL: its own, or that of its scheme. Buckets of clouds have HTTPS. */}}
+{{- define "frameshift.port" -}}
+{{- $url := urlParse . -}}
+{{- $own := regexFind ":[0-9]+$" $url.host | trimPrefix ":" -}}
+{{- $own | default (get (dict "http" "80" "postgres" "5432" "postgresql" "5432") $url.scheme) | default "443" -}}
+{{- end -}}
+
+{{/* Ports that pods call, as a JSON array: of the database, the bucket, the collector, issuers of tokens and servers of files, by their URLs. */}}
+{{- define "frameshift.egressPorts" -}}
+{{- $v := .Values -}}
+{{- $urls := list $v.database.url $v.database.listenUrl $v.database.migrationUrl (default $v.objects.url $v.objects.endpoint) (get $v.config "otlp_endpoint" | toString) -}}
+{{- range $v.backbone.url.files }}{{ $urls = append $urls .url }}{{ end -}}
+{{- $urls = concat $urls (regexFindAll "https?://[^\"'\\s]+" $v.identities -1) -}}
+{{- $ports := list -}}
+{{- range compact $urls }}{{ $ports = append $ports (include "frameshift.port" . | int) }}{{ end -}}
+{{- range $v.networkPolicy.egressPorts }}{{ $ports = append $ports (int .) }}{{ end -}}
+{{- if $v.clusterIssuer }}{{ $ports = concat $ports (list 443 6443) }}{{ end -}}
+{{- $sorted := list -}}
+{{- range $ports }}{{ $sorted = append $sorted (printf "%05d" .) }}{{ end -}}
+{{- $ports = list -}}
+{{- range $sorted | uniq | sortAlpha }}{{ $ports = append $ports (trimPrefix "0000" . | trimPrefix "000" | trimPrefix "00" | trimPrefix "0" | int) }}{{ end -}}
+{{- $ports | toJson -}}
 {{- end -}}
 
 {{/* Environment of every container: what differs between roles comes after it. */}}
@@ -111,6 +151,10 @@ seccompProfile:
 {{- if .Values.objects.credentialsSecret.name }}
 - {name: objects, mountPath: /run/secrets/objects, readOnly: true}
 {{- end }}
+{{- end -}}
+
+{{/* What the API and its callers need, and a command does not. */}}
+{{- define "frameshift.callerMounts" -}}
 {{- if .Values.bootstrapKeySecret.name }}
 - {name: bootstrap-key, mountPath: /run/secrets/bootstrap-key, readOnly: true}
 {{- end }}
@@ -129,22 +173,20 @@ seccompProfile:
 {{- if .Values.clusterIssuer }}
 - {name: cluster, mountPath: /run/secrets/cluster, readOnly: true}
 {{- end }}
-{{- if ne .Values.backbone.source "builtin" }}
-- {name: backbone, mountPath: /backbone, readOnly: true}
-{{- end }}
 {{- end -}}
 
 {{- define "frameshift.volumes" -}}
 - name: config
   configMap: {name: {{ include "frameshift.fullname" . }}}
 - name: data
-  emptyDir: {}
+  emptyDir:
+    sizeLimit: {{ int .Values.dataGiB }}Gi
 - name: cache
   emptyDir:
     sizeLimit: {{ printf "%dMi" (div (mul (int .Values.cacheGiB) 1280) 1) }}
 - name: tmp
   emptyDir:
-    sizeLimit: 1Gi
+    sizeLimit: {{ int .Values.tmpGiB }}Gi
 {{- with .Values.database.passwordSecret }}
 {{- if .name }}
 - name: database
@@ -161,6 +203,9 @@ seccompProfile:
     items: [{key: {{ .key | quote }}, path: credentials}]
 {{- end }}
 {{- end }}
+{{- end -}}
+
+{{- define "frameshift.callerVolumes" -}}
 {{- with .Values.bootstrapKeySecret }}
 {{- if .name }}
 - name: bootstrap-key
@@ -198,6 +243,9 @@ seccompProfile:
           name: kube-root-ca.crt
           items: [{key: ca.crt, path: ca.crt}]
 {{- end }}
+{{- end -}}
+
+{{- define "frameshift.backboneVolume" -}}
 {{- if eq .Values.backbone.source "image" }}
 - name: backbone
   image:
@@ -281,6 +329,10 @@ containers:
     securityContext: {{- include "frameshift.containerSecurity" $root | nindent 6 }}
     env:
       {{- include "frameshift.env" $root | nindent 6 }}
+      {{- range $key, $value := $it.settings }}
+      - name: FRAMESHIFT_{{ upper $key }}
+        value: {{ include "frameshift.text" $value | quote }}
+      {{- end }}
       {{- with $it.extraEnv }}
       {{- toYaml . | nindent 6 }}
       {{- end }}
@@ -312,7 +364,43 @@ containers:
     {{- with $it.resources }}
     resources: {{- toYaml . | nindent 6 }}
     {{- end }}
+    volumeMounts:
+      {{- include "frameshift.mounts" $root | nindent 6 }}
+      {{- with include "frameshift.callerMounts" $root | trim }}{{- . | nindent 6 }}{{- end }}
+      {{- if ne $root.Values.backbone.source "builtin" }}
+      - {name: backbone, mountPath: /backbone, readOnly: true}
+      {{- end }}
+volumes:
+  {{- include "frameshift.volumes" $root | nindent 2 }}
+  {{- with include "frameshift.callerVolumes" $root | trim }}{{- . | nindent 2 }}{{- end }}
+  {{- with include "frameshift.backboneVolume" $root | trim }}{{- . | nindent 2 }}{{- end }}
+{{- include "frameshift.placement" (list $root $it) }}
+{{- end -}}
+
+{{/* The spec of a pod that runs one command on the records and objects, with the configuration and credentials of the servers, and ends. The argument is a list of the
+     root, the command's words, its resources and its own environment. */}}
+{{- define "frameshift.command" -}}
+{{- $root := index . 0 -}}
+restartPolicy: Never
+serviceAccountName: {{ include "frameshift.serviceAccount" $root }}
+automountServiceAccountToken: {{ $root.Values.serviceAccount.automountToken }}
+enableServiceLinks: false
+{{- with $root.Values.imagePullSecrets }}
+imagePullSecrets: {{- toYaml . | nindent 2 }}
+{{- end }}
+securityContext: {{- include "frameshift.podSecurity" $root | nindent 2 }}
+containers:
+  - name: frameshift
+    image: {{ include "frameshift.image" $root | quote }}
+    imagePullPolicy: {{ $root.Values.image.pullPolicy }}
+    args: {{- toYaml (index . 1) | nindent 6 }}
+    securityContext: {{- include "frameshift.containerSecurity" $root | nindent 6 }}
+    env:
+      {{- include "frameshift.env" $root | nindent 6 }}
+      {{- with index . 3 }}
+      {{- toYaml . | nindent 6 }}
+      {{- end }}
+    resources: {{- toYaml (index . 2) | nindent 6 }}
     volumeMounts: {{- include "frameshift.mounts" $root | nindent 6 }}
 volumes: {{- include "frameshift.volumes" $root | nindent 2 }}
-{{- include "frameshift.placement" (list $root $it) }}
 {{- end -}}
