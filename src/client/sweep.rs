@@ -61,7 +61,7 @@ pub struct Submit {
     #[arg(long, value_enum, value_delimiter = ',', value_name = "SITES")]
     pub sites_of: Vec<Sites>,
     /// Widths of adapters to try
-    #[arg(long, value_delimiter = ',')]
+    #[arg(long, value_delimiter = ',', value_parser = clap::value_parser!(u32).range(1..))]
     pub adapter_widths: Vec<u32>,
     /// Kernels to try, each as TxHxW
     #[arg(long, value_delimiter = ',', value_name = "TxHxW", value_parser = kernel)]
@@ -173,14 +173,10 @@ fn shapes(submit: &Submit) -> Vec<TaskShape> {
 }
 
 async fn submitted(client: &Client, submit: &Submit, output: Output) -> Result<(), Error> {
-    let mut tried = Vec::new();
-    for shape in shapes(submit) {
-        tried.push(tasks::shaped(client, &shape).await?);
-    }
     let request = v1::SubmitSweepRequest {
         task_prefix: submit.task_prefix.clone(),
         dataset: resource("datasets", &submit.dataset),
-        shapes: tried,
+        shapes: shapes(submit).iter().map(tasks::shaped).collect(),
         learning_rates: submit.learning_rates.clone(),
         seeds: submit.seeds.clone(),
         hyper_parameters: Some(train::hyper_parameters(&submit.hyper)),

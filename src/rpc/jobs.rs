@@ -197,14 +197,15 @@ async fn previewed(
     dataset: DatasetId,
     wanted: Submission,
 ) -> Result<v1::Job, Status> {
-    let (adapter, sampling) = match shape {
+    let (adapter, sampling, new_task) = match shape {
         Some(_) if wanted.hyper_parameters.parent.is_some() => {
             let problem = "a task that is not there has no version to continue";
             return Err(status::invalid("hyper_parameters.parent", problem));
         }
         Some(shape) => {
             let shape = spec::shape(shape, &parts.geometry, "new_task")?;
-            (shape.adapter, shape.sampling)
+            let new_task = spec::of_shape(format!("tasks/{task}"), &shape);
+            (shape.adapter, shape.sampling, Some(new_task))
         }
         None => {
             let of = &wanted.hyper_parameters;
@@ -227,12 +228,11 @@ async fn previewed(
         dataset: dataset_name,
         hyper_parameters: Some(spec::of_hyper(&hyper_parameters)),
         total_steps: plan.total_steps(),
+        new_task,
         ..Default::default()
     })
 }
 
-/// Converts a job, with the metrics of its result by the labels that the version's record names.
-async fn of_job(parts: &Parts, tenant: &TenantId, job: JobRecord) -> Result<v1::Job, Status> {
 /// Hyper-parameters as a plan of the training completes them, and what it does not know as it was submitted.
 fn of_plan(completed: HyperParameters, submitted: &HyperParameters) -> HyperParameters {
     HyperParameters {
@@ -252,6 +252,8 @@ fn of_plan(completed: HyperParameters, submitted: &HyperParameters) -> HyperPara
     }
 }
 
+/// Converts a job, with the metrics of its result by the labels that the version's record names.
+async fn of_job(parts: &Parts, tenant: &TenantId, job: JobRecord) -> Result<v1::Job, Status> {
     let result = job.result.as_ref();
     let Some(version) = result.and_then(|result| AdapterVersion::new(result.version)) else {
         return Ok(records::of_job(job, None));

@@ -268,6 +268,7 @@ pub(in crate::rpc) fn of_job(record: JobRecord, labels: Option<&LabelSet>) -> v1
         paused: record.is_paused,
         priority: record.priority,
         checkpoints,
+        new_task: None,
         result: record.result.map(|result| v1::JobResult {
             version: names::of_version(&task, AdapterVersion::new(result.version)),
             ..of_result(result, labels)
