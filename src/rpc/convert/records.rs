@@ -330,6 +330,7 @@ fn of_result(result: JobResult, labels: Option<&LabelSet>) -> v1::JobResult {
         parameters: signed(result.parameters),
         training_time: Some(of_duration(Duration::from_micros(result.training_micros))),
         times: of_times(result.times),
+        skipped_clips: signed(result.skipped_clips),
     }
 }
 

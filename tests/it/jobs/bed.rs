@@ -356,6 +356,17 @@ impl Runners {
         });
         assert!(reached.await, "the job ended before step {least}");
     }
+
+    /// Waits until a job has told something.
+    pub(super) async fn told(&self, tenant: &TenantId, job: JobId, part: &str) {
+        let events = self.handle.watch(tenant, job, 0).await.expect("a watch");
+        let events = std::pin::pin!(events);
+        let told = events.any(|event| {
+            let told = matches!(&event.expect("an event").event, Event::Message { text, .. } if text.contains(part));
+            std::future::ready(told)
+        });
+        assert!(told.await, "the job ended and did not tell {part:?}");
+    }
 }
 
 /// Adapters before every MLP.
