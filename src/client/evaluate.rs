@@ -1,8 +1,8 @@
 //! `frameshift evaluate`: a version on a split of a data set, its scores clip by clip, and two versions on the same clips.
 
+mod compare;
 mod mcnemar;
 
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -15,12 +15,10 @@ use super::lines::{Lines, Place};
 use super::output::Output;
 use super::{Client, Error, classify::columns, format, jobs, json, resource};
 use crate::proto::v1::{self, evaluate_version_response as response};
-use mcnemar::{Answer, Comparison};
+pub use compare::Compared;
 
 /// Shortest and longest pause before an interrupted stream is opened again.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(8));
-/// Changed clips that people are shown.
-const SHOWN: usize = 50;
 
 /// Arguments of `evaluate`.
 #[derive(Debug, clap::Args)]
@@ -28,9 +26,9 @@ pub struct Args {
     /// The server
     #[command(flatten)]
     pub connection: Connection,
-    /// Task of the version
-    #[arg(long)]
-    pub task: String,
+    /// Task of the version, and of those of --compare that name none
+    #[arg(long, required_unless_present = "compare")]
+    pub task: Option<String>,
     /// Data set
     #[arg(long)]
     pub dataset: String,
@@ -53,9 +51,10 @@ pub struct Args {
     /// Replaces the file when it exists
     #[arg(long)]
     pub force: bool,
-    /// Compares two versions on the same clips by McNemar's test, and lists the clips that only one of them gets right
+    /// Compares two versions on the same clips by McNemar's test, and lists the clips that only one of them gets right: N of the task, TASK@N, or
+    /// tasks/TASK/versions/N
     #[arg(long, num_args = 2, value_names = ["VERSION", "VERSION"])]
-    pub compare: Vec<u32>,
+    pub compare: Vec<Compared>,
 }
 
 /// Split of a data set.
@@ -88,12 +87,15 @@ impl Split {
 pub async fn run(args: &Args) -> Result<(), Error> {
     let out = (args.out.as_deref()).map(|path| Place::of(path, args.format, args.force));
     let out = out.transpose()?;
-    let task = resource("tasks", &args.task);
+    if let [first, second] = &args.compare[..] {
+        return Box::pin(compare::run(args, [first, second])).await;
+    }
+    let Some(task) = &args.task else {
+        return Err(Error::Usage("--task is required".into()));
+    };
+    let task = resource("tasks", task);
     let client = args.connection.client_toward(Some(&task)).await?;
     let output = args.connection.output();
-    if let [first, second] = args.compare[..] {
-        return Box::pin(compare(&client, args, &task, [first, second], output)).await;
-    }
     let version = match args.version {
         Some(version) => format!("{task}/versions/{version}"),
         None => serving(&client, &task).await?,
@@ -218,46 +220,6 @@ pub(super) async fn evaluation(
     }
 }
 
-async fn compare(
-    client: &Client,
-    args: &Args,
-    task: &str,
-    versions: [u32; 2],
-    output: Output,
-) -> Result<(), Error> {
-    let mut answers = [BTreeMap::new(), BTreeMap::new()];
-    for (version, answers) in versions.iter().zip(&mut answers) {
-        let mut request = request(args, format!("{task}/versions/{version}"));
-        let of = v1::GetAdapterVersionRequest {
-            name: request.version.clone(),
-        };
-        let of = client.tasks().get_adapter_version(of).await?.into_inner();
-        let kind = of.label_kind();
-        request.top_k = match kind {
-            v1::LabelKind::Unspecified | v1::LabelKind::Single => 1,
-            // Every label of the version, since any may be selected.
-            v1::LabelKind::Multi => u32::try_from(of.labels.len()).unwrap_or(u32::MAX),
-        };
-        let keep = |clips: &response::Clips| {
-            for clip in clips.clips.iter().filter(|own| !own.unknown_label) {
-                let answer = Answer::of(clip, kind).filter(|_| clip.error.is_none());
-                if let Some(answer) = answer {
-                    answers.insert(clip.video.clone(), answer);
-                }
-            }
-            Ok(())
-        };
-        Box::pin(evaluation(client, request, Bytes::new(), output, keep)).await?;
-    }
-    let [first, second] = &answers;
-    let compared = mcnemar::compare(first, second);
-    output.result(
-        || describe_comparison(versions, &compared),
-        || json::typed("comparison", comparison(versions, &compared)),
-    );
-    Ok(())
-}
-
 fn describe(version: &str, args: &Args, result: &response::Result) -> String {
     let evaluation = result.evaluation.clone().unwrap_or_default();
     let map = evaluation.mean_average_precision;
@@ -290,60 +252,4 @@ fn describe(version: &str, args: &Args, result: &response::Result) -> String {
         text += &jobs::of_label(label);
     }
     text
-}
-
-fn describe_comparison([first, second]: [u32; 2], compared: &Comparison) -> String {
-    let share = |right: u64| right as f64 / compared.clips.max(1) as f64;
-    let better = compared
-        .changes
-        .iter()
-        .filter(|change| change.is_better)
-        .count();
-    let worse = compared.changes.len() - better;
-    let verdict = match compared.p {
-        p if p < 0.05 => "the versions differ",
-        _ => "chance explains the difference",
-    };
-    let mut text = format!(
-        "{} clips: version {first} is right on {:.3} of them, version {second} on {:.3}\nMcNemar: {better} clips are right now and were not, {worse} were and are not; p = {:.4}: {verdict}",
-        compared.clips,
-        share(compared.right[0]),
-        share(compared.right[1]),
-        compared.p
-    );
-    for change in compared.changes.iter().take(SHOWN) {
-        let sign = if change.is_better { '+' } else { '-' };
-        text += &format!(
-            "\n{sign} {}  {}: {} → {}",
-            change.video, change.label, change.first, change.second
-        );
-    }
-    if compared.changes.len() > SHOWN {
-        text += &format!(
-            "\n… and {} more; --json has all",
-            compared.changes.len() - SHOWN
-        );
-    }
-    text
-}
-
-fn comparison([first, second]: [u32; 2], compared: &Comparison) -> Value {
-    let changes = compared.changes.iter().map(|change| {
-        object!({
-            "video": change.video,
-            "label": change.label,
-            "first": change.first,
-            "second": change.second,
-            "better": change.is_better,
-        })
-    });
-    object!({
-        "first": first,
-        "second": second,
-        "clips": compared.clips,
-        "first_right": compared.right[0],
-        "second_right": compared.right[1],
-        "p": compared.p,
-        "changes": changes.collect::<Vec<_>>(),
-    })
 }

@@ -193,6 +193,12 @@ pub fn describe(job: &v1::Job) -> String {
             seconds(times.evaluations.as_ref())
         );
     }
+    if result.skipped_clips > 0 {
+        text += &format!(
+            "\nleft out    {} training clips that could no longer be read",
+            result.skipped_clips
+        );
+    }
     text += &measured("validation", result.evaluation.as_ref());
     text += &selection::curve(result);
     text += &measured("test", result.test_evaluation.as_ref());
@@ -250,5 +256,25 @@ mod tests {
             .map(str::to_lowercase)
             .collect();
         assert_eq!(names, STATES);
+    }
+
+    #[test]
+    fn clips_that_were_left_out_are_shown() {
+        let of = |skipped_clips| {
+            let result = v1::JobResult {
+                skipped_clips,
+                ..Default::default()
+            };
+            describe(&v1::Job {
+                result: Some(result),
+                ..Default::default()
+            })
+        };
+        assert!(
+            of(2).contains("\nleft out    2 training clips"),
+            "{}",
+            of(2)
+        );
+        assert!(!of(0).contains("left out"));
     }
 }

@@ -8,7 +8,7 @@ use serde_json::{Value, json as object};
 use super::cli::Connection;
 use super::output::Output;
 use super::tasks::{self, HeadKind, Sites, TaskShape};
-use super::train::{self, Hyper};
+use super::train::{self, Hyper, Preset};
 use super::{Client, Error, json, pages, resource};
 use crate::proto::v1;
 
@@ -54,6 +54,9 @@ pub struct Submit {
     /// Data set to train on
     #[arg(long)]
     pub dataset: String,
+    /// Recipe for what all shapes and all jobs have; options that are also given replace its values
+    #[arg(long, value_enum)]
+    pub preset: Option<Preset>,
     /// Heads to try
     #[arg(long, value_enum, value_delimiter = ',')]
     pub heads: Vec<HeadKind>,
@@ -61,7 +64,7 @@ pub struct Submit {
     #[arg(long, value_enum, value_delimiter = ',', value_name = "SITES")]
     pub sites_of: Vec<Sites>,
     /// Widths of adapters to try
-    #[arg(long, value_delimiter = ',')]
+    #[arg(long, value_delimiter = ',', value_parser = clap::value_parser!(u32).range(1..))]
     pub adapter_widths: Vec<u32>,
     /// Kernels to try, each as TxHxW
     #[arg(long, value_delimiter = ',', value_name = "TxHxW", value_parser = kernel)]
@@ -169,21 +172,32 @@ fn shapes(submit: &Submit) -> Vec<TaskShape> {
     let adapted = with(adapted, &submit.kernels, |own, kernel| {
         own.adapter_kernel = Some(kernel);
     });
-    [bare, adapted].concat()
+    let preset = submit.preset.unwrap_or(Preset::Auto);
+    let all = [bare, adapted].concat().into_iter();
+    all.map(|own| preset.shape(own)).collect()
+}
+
+/// What all jobs have.
+fn hyper(submit: &Submit) -> Hyper {
+    let own = (submit.preset.unwrap_or(Preset::Auto)).hyper(submit.hyper.clone());
+    match submit.learning_rates.is_empty() {
+        true => own,
+        // Rates that are tried stand in place of the recipe's.
+        false => Hyper {
+            base_learning_rate: None,
+            ..own
+        },
+    }
 }
 
 async fn submitted(client: &Client, submit: &Submit, output: Output) -> Result<(), Error> {
-    let mut tried = Vec::new();
-    for shape in shapes(submit) {
-        tried.push(tasks::shaped(client, &shape).await?);
-    }
     let request = v1::SubmitSweepRequest {
         task_prefix: submit.task_prefix.clone(),
         dataset: resource("datasets", &submit.dataset),
-        shapes: tried,
+        shapes: shapes(submit).iter().map(tasks::shaped).collect(),
         learning_rates: submit.learning_rates.clone(),
         seeds: submit.seeds.clone(),
-        hyper_parameters: Some(train::hyper_parameters(&submit.hyper)),
+        hyper_parameters: Some(train::hyper_parameters(&hyper(submit))),
         random_points: submit.random,
         random_seed: submit.random_seed,
         halving: submit.halving,
@@ -408,5 +422,46 @@ mod tests {
         assert_eq!(own.seeds, [1, 2, 3]);
         assert_eq!(shapes(&submit(&[])).len(), 1);
         assert!(kernel("3x2x1").is_err() && kernel("3x1").is_err());
+    }
+
+    #[test]
+    fn a_recipe_completes_what_is_tried() {
+        let own = submit(&[
+            "--preset",
+            "k400-12x384",
+            "--sampling-rates",
+            "0,8",
+            "--sites-of",
+            "none,both",
+            "--learning-rates",
+            "1e-3,2e-3",
+            "--dropout",
+            "0",
+        ]);
+        let all = shapes(&own);
+        let seen: Vec<_> = (all.iter())
+            .map(|own| {
+                (
+                    own.sites,
+                    own.adapter_width,
+                    own.sampling_rate,
+                    own.temporal_views,
+                )
+            })
+            .collect();
+        let (none, both) = (Some(Sites::None), Some(Sites::Both));
+        let expected = [
+            (none, None, Some(0), Some(1)),
+            (none, None, Some(8), Some(3)),
+            (both, Some(384), Some(0), Some(1)),
+            (both, Some(384), Some(8), Some(3)),
+        ];
+        assert_eq!(seen, expected);
+        let jobs = hyper(&own);
+        assert_eq!((jobs.batch_size, jobs.dropout), (Some(192), Some(0.0)));
+        assert_eq!((jobs.learning_rate, jobs.base_learning_rate), (None, None));
+        let rated = hyper(&submit(&["--preset", "ssv2-24x384"]));
+        assert_eq!(rated.base_learning_rate, Some(1e-3));
+        assert_eq!(hyper(&submit(&[])).epochs, None);
     }
 }

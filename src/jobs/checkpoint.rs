@@ -4,7 +4,7 @@
 
 mod tried;
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,6 +16,7 @@ use super::dataset::Order;
 use super::plan::Plan;
 use super::selection::{Look, Looks};
 use super::trainer::{Position, Trainer};
+use crate::ids::VideoId;
 use crate::metadata::JobTimes;
 use crate::model::{self, AdapterSet, Backbone, Tensors};
 use crate::spec::{AdapterConfig, Digest, Publish};
@@ -121,6 +122,9 @@ struct Header {
     /// Time that the job took besides its steps; zero where an earlier release did not measure it.
     #[serde(default)]
     times: JobTimes,
+    /// Training videos that could no longer be decoded; none where an earlier release did not say.
+    #[serde(default)]
+    skipped: Vec<String>,
     /// What came of heads without adapters, once they were tried.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     tried: Option<tried::Record>,
@@ -172,6 +176,7 @@ impl Header {
             is_blind: position.looks.is_blind,
             is_halved: position.is_halved,
             times: position.times,
+            skipped: (position.skipped.iter().map(ToString::to_string)).collect(),
             tried: trainer.tried().map(|tried| tried::Record::of(tried)),
             accelerator: Some(arithmetic(&origin.backbone)),
             release: Some(RELEASE.into()),
@@ -203,6 +208,7 @@ impl Header {
             training: Duration::from_micros(self.training_micros),
             is_halved: self.is_halved,
             times: self.times,
+            skipped: (self.skipped.iter().filter_map(|video| video.parse().ok())).collect(),
             order,
             looks: Looks {
                 list: self.looks.iter().map(look_of).collect(),
@@ -411,6 +417,20 @@ mod tests {
         assert_eq!(read(&header), Order::Permuted);
         header["equal"] = true.into();
         assert_eq!(read(&header), Order::Equal);
+    }
+
+    #[test]
+    fn videos_that_were_left_out_are_kept() {
+        let mut header = header_of_before();
+        let read = |header: &serde_json::Value| {
+            let header: Header = serde_json::from_value(header.clone()).unwrap();
+            header.position().skipped
+        };
+        assert_eq!(read(&header), BTreeSet::new());
+        let videos: BTreeSet<VideoId> = (0..3).map(|_| VideoId::generate()).collect();
+        let written: Vec<String> = videos.iter().map(ToString::to_string).collect();
+        header["skipped"] = written.into();
+        assert_eq!(read(&header), videos);
     }
 
     #[test]

@@ -48,15 +48,24 @@ pub(super) struct Course {
     pub(super) steps_per_epoch: u64,
 }
 
-/// The heads that are tried on clips of so many frames, from features as the head `of` reads them.
-pub(super) fn heads(of: Head, num_frames: NonZeroU16) -> Vec<Head> {
+/// The heads that are tried on clips of so many frames, from features as the head `of` reads them. A linear probe is not tried beside itself: it is what a
+/// task without adapters trains.
+pub(super) fn heads(of: Head, num_frames: NonZeroU16, has_sites: bool) -> Vec<Head> {
     let all = [
+        Head::Mean,
         Head::Frames(num_frames),
         Head::Conv,
         Head::Attention(num_frames),
     ];
-    let is_held = |head: &Head| of.reads_patches() || !head.reads_patches();
-    all.into_iter().filter(is_held).collect()
+    let is_held = |head: &Head| match of {
+        Head::Mean => head.is_mean(),
+        Head::Frames(_) | Head::Conv | Head::Attention(_) => {
+            of.reads_patches() || !head.reads_patches()
+        }
+    };
+    let is_other = |head: &Head| has_sites || !head.is_mean();
+    let tried = all.into_iter().filter(is_held);
+    tried.filter(is_other).collect()
 }
 
 /// No adapters below this head.
@@ -94,6 +103,20 @@ pub(super) fn is_worth(look: &Look, cheaper: &Look, by: BestBy) -> bool {
         BestBy::Top1 => look.top1 > cheaper.top1,
         BestBy::Loss => look.loss < cheaper.loss,
         BestBy::Map => look.map > cheaper.map,
+    }
+}
+
+/// Whether the best head that was tried is published in place of a job's own weights: when it is as good and cheaper, or better. Each has an evaluation and
+/// a number of parameters.
+pub(super) fn replaces(
+    (best, own): ((&Look, u64), (&Look, u64)),
+    has_sites: bool,
+    by: BestBy,
+) -> bool {
+    let is_cheaper = has_sites || best.1 < own.1;
+    match is_cheaper {
+        true => !is_worth(own.0, best.0, by),
+        false => is_worth(best.0, own.0, by),
     }
 }
 
@@ -143,11 +166,36 @@ mod tests {
     }
 
     #[test]
-    fn class_tokens_alone_hold_no_attention() {
+    fn of_equals_a_head_replaces_adapters_and_no_cheaper_probe() {
+        let look = |top1| Look {
+            top1,
+            ..Look::default()
+        };
+        let (good, better) = (&look(0.8), &look(0.9));
+        let of = |best, own, has_sites| replaces((best, own), has_sites, BestBy::Top1);
+        // An attention head may have more weights than adapters, which take a pass of the backbone.
+        assert!(of((good, 900), (good, 500), true));
+        assert!(!of((good, 100), (better, 500), true));
+        assert!(of((better, 900), (good, 500), true));
+        // A task without adapters trains a probe.
+        assert!(!of((good, 900), (good, 66), false));
+        assert!(of((better, 900), (good, 66), false));
+        assert!(!of((good, 900), (better, 66), false));
+    }
+
+    #[test]
+    fn class_tokens_alone_hold_no_attention_and_a_probe_is_not_tried_beside_itself() {
         let frames = NonZeroU16::MIN.saturating_add(3);
-        let all = heads(Head::Attention(frames), frames);
-        assert_eq!(all.len(), 3);
-        assert_eq!(heads(Head::Frames(frames), frames), all[..2]);
+        let all = heads(Head::Attention(frames), frames, true);
+        let (probe, others) = (Head::Mean, [Head::Frames(frames), Head::Conv]);
+        assert_eq!(all, [probe, others[0], others[1], Head::Attention(frames)]);
+        assert_eq!(heads(Head::Frames(frames), frames, true), all[..3]);
+        assert_eq!(heads(Head::Frames(frames), frames, false), others);
+        assert_eq!(
+            heads(Head::Mean, frames, true),
+            [probe],
+            "a mean holds no frames"
+        );
     }
 
     #[test]

@@ -180,6 +180,7 @@ impl Run {
             seed: plan.seed,
             training_time,
             times: self.spent.times(),
+            skipped_clips: prepared.training.skipped().len() as u64,
             tensors,
         };
         let publish = async || {

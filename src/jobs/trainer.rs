@@ -5,6 +5,7 @@
 
 mod walk;
 
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -14,6 +15,7 @@ use super::heads::Tried;
 use super::plan::Plan;
 use super::schedule;
 use super::selection::{Look, Looks};
+use crate::ids::VideoId;
 use crate::metadata::JobTimes;
 use crate::model::adamw::{self, AdamW};
 use crate::model::{
@@ -49,6 +51,8 @@ pub(super) struct Position {
     pub(super) is_halved: bool,
     /// Time that the job took besides its steps.
     pub(super) times: JobTimes,
+    /// Training videos that could no longer be decoded.
+    pub(super) skipped: BTreeSet<VideoId>,
 }
 
 /// What a step did.
@@ -216,9 +220,10 @@ impl Trainer {
         self.tried = Some(tried);
     }
 
-    /// Takes note of the time that the job has taken besides its steps.
-    pub(super) fn took(&mut self, times: JobTimes) {
+    /// Takes note of the time that the job has taken besides its steps, and of the videos that it has left out.
+    pub(super) fn took(&mut self, times: JobTimes, skipped: BTreeSet<VideoId>) {
         self.position.times = times;
+        self.position.skipped = skipped;
     }
 
     /// Whether training has taken as much time as it may.

@@ -4,6 +4,7 @@
 //! Invariant: [`Check`] is pure; memory grows by some 200 bytes with each example, and what is reported has a limit, whatever the size of the data set.
 
 mod likeness;
+mod told;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -27,10 +28,6 @@ const NO_LABEL: &str = "(no label)";
 const FEW: u64 = 5;
 /// How many times as many training clips the most frequent label has when the labels are imbalanced.
 const IMBALANCE: u64 = 10;
-/// Fewest examples of which it is asked whether a property tells their labels apart.
-const ENOUGH: u64 = 20;
-/// How much more often a property is right than the most frequent label when it tells labels apart.
-const GAIN: f64 = 0.25;
 
 /// A kind of finding.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -59,6 +56,8 @@ pub enum Kind {
     ToldByCodec,
     /// The frame rate alone tells labels apart.
     ToldByFrameRate,
+    /// Several of these properties together tell labels apart, and none of them alone as well.
+    ToldTogether,
 }
 
 /// Something suspicious.
@@ -226,7 +225,7 @@ impl Check {
         findings.extend(self.duplicates(&sets));
         findings.extend(self.counts(&names));
         findings.extend(similar(&names));
-        findings.extend(self.told_apart());
+        findings.extend(told::findings(&self.seen, &sets, self.has_several));
         findings.sort_by_key(|finding| finding.kind);
         findings
     }
@@ -285,9 +284,8 @@ impl Check {
                 | Kind::ToldBySize
                 | Kind::ToldByLength
                 | Kind::ToldByCodec
-                | Kind::ToldByFrameRate => {
-                    "groups of equal videos under one label and in one split"
-                }
+                | Kind::ToldByFrameRate
+                | Kind::ToldTogether => "groups of equal videos under one label and in one split",
             };
             finding.text = format!("{what}: {}", finding.count);
             finding
@@ -335,73 +333,6 @@ impl Check {
             });
         }
         findings
-    }
-
-    fn told_apart(&self) -> Vec<Finding> {
-        type Property = (Kind, &'static str, fn(&Seen) -> u64);
-        let properties: [Property; 4] = [
-            (Kind::ToldBySize, "size of the picture", |seen| {
-                u64::from(seen.size.0) << 16 | u64::from(seen.size.1)
-            }),
-            (Kind::ToldByLength, "length of the video", |seen| {
-                seen.length as u64
-            }),
-            (Kind::ToldByCodec, "codec", |seen| seen.codec.into()),
-            (Kind::ToldByFrameRate, "frame rate", |seen| seen.rate.into()),
-        ];
-        let all = self.seen.len() as u64;
-        // Of several labels an example has no property could tell all.
-        if all < ENOUGH || self.has_several {
-            return Vec::new();
-        }
-        let mut labels: HashMap<u32, u64> = HashMap::new();
-        for seen in &self.seen {
-            *labels.entry(seen.label).or_default() += 1;
-        }
-        let base = labels.values().max().copied().unwrap_or(0) as f64 / all as f64;
-        let found = properties.into_iter().filter_map(|(kind, name, of)| {
-            let right = self.told_by(of);
-            (right >= base + GAIN).then(|| Finding {
-                kind,
-                text: format!(
-                    "the {name} alone tells the label of {right:.2} of the examples, and guessing the most frequent label that of {base:.2}: a model may learn that instead of what the videos show"
-                ),
-                count: all,
-                labels: Vec::new(),
-                videos: Vec::new(),
-            })
-        });
-        found.collect()
-    }
-
-    /// Share of the examples whose label is the most frequent one among the other examples with the same value.
-    fn told_by(&self, of: impl Fn(&Seen) -> u64) -> f64 {
-        let mut counts: HashMap<u64, HashMap<u32, u64>> = HashMap::new();
-        for seen in &self.seen {
-            *counts
-                .entry(of(seen))
-                .or_default()
-                .entry(seen.label)
-                .or_default() += 1;
-        }
-        let mut right = 0;
-        for labels in counts.values() {
-            let mut sorted: Vec<u64> = labels.values().copied().collect();
-            sorted.sort_unstable_by(|one, other| other.cmp(one));
-            let second = sorted.get(1).copied().unwrap_or(0);
-            for count in labels.values() {
-                // Without the example itself, its label has one less. A tie is not right.
-                let ahead = if *count == sorted[0] {
-                    second
-                } else {
-                    sorted[0]
-                };
-                if count - 1 > ahead {
-                    right += count;
-                }
-            }
-        }
-        right as f64 / self.seen.len().max(1) as f64
     }
 }
 

@@ -49,6 +49,8 @@ pub struct Publication {
     pub training_time: Duration,
     /// Time that the job took besides its steps.
     pub times: JobTimes,
+    /// Training clips that could no longer be decoded and were left out.
+    pub skipped_clips: u64,
     /// Stable reason of an early end.
     pub reason: Option<String>,
     /// Whether the job goes on with its test split before it ends.
@@ -154,6 +156,7 @@ impl Publication {
             seed: self.seed,
             training_micros: u64::try_from(self.training_time.as_micros()).unwrap_or(u64::MAX),
             times: self.times,
+            skipped_clips: self.skipped_clips,
             has_test: self.has_test,
         };
         (manifest, self.tensors, outcome)

@@ -14,6 +14,7 @@ use crate::jobs::Submission;
 use crate::metadata::JobRecord;
 use crate::proto::v1;
 use crate::proto::v1::fine_tuning_service_server::FineTuningService;
+use crate::spec::{HyperParameters, Mirror};
 use watching::Watched;
 
 #[tonic::async_trait]
@@ -196,52 +197,59 @@ async fn previewed(
     dataset: DatasetId,
     wanted: Submission,
 ) -> Result<v1::Job, Status> {
-    let (adapter, sampling) = match shape {
+    let (adapter, sampling, new_task) = match shape {
         Some(_) if wanted.hyper_parameters.parent.is_some() => {
             let problem = "a task that is not there has no version to continue";
             return Err(status::invalid("hyper_parameters.parent", problem));
         }
         Some(shape) => {
             let shape = spec::shape(shape, &parts.geometry, "new_task")?;
-            (shape.adapter, shape.sampling)
+            let new_task = spec::of_shape(format!("tasks/{task}"), &shape);
+            (shape.adapter, shape.sampling, Some(new_task))
         }
         None => {
             let of = &wanted.hyper_parameters;
             let named = (&task, &dataset);
             parts.jobs.check_parent(tenant, named, of).await?;
             let task = parts.registry.get_task(tenant, &task).await?;
-            (task.adapter, task.sampling)
+            (task.adapter, task.sampling, None)
         }
     };
-    // What the plan of the training does not know.
-    let (is_seeded, kept) = {
-        let hyper = &wanted.hyper_parameters;
-        let kept = (hyper.parent, hyper.unknown_below, hyper.keep_checkpoints);
-        (hyper.seed.is_some(), kept)
-    };
+    let submitted = wanted.hyper_parameters.clone();
     let dataset_name = match wanted.dataset_version {
         None => format!("datasets/{dataset}"),
         Some(number) => format!("datasets/{dataset}/versions/{number}"),
     };
     let shape = (&adapter, &sampling);
     let plan = parts.jobs.preview(tenant, shape, &dataset, wanted).await?;
-    let (parent, unknown_below, keep_checkpoints) = kept;
-    let mut hyper_parameters = v1::HyperParameters {
-        parent,
-        unknown_below,
-        keep_checkpoints,
-        ..spec::of_hyper(&plan.hyper_parameters())
-    };
-    if !is_seeded {
-        hyper_parameters.seed = None;
-    }
+    let hyper_parameters = of_plan(plan.hyper_parameters(), &submitted);
     Ok(v1::Job {
         task: format!("tasks/{task}"),
         dataset: dataset_name,
-        hyper_parameters: Some(hyper_parameters),
+        hyper_parameters: Some(spec::of_hyper(&hyper_parameters)),
         total_steps: plan.total_steps(),
+        new_task,
         ..Default::default()
     })
+}
+
+/// Hyper-parameters as a plan of the training completes them, and what it does not know as it was submitted.
+fn of_plan(completed: HyperParameters, submitted: &HyperParameters) -> HyperParameters {
+    HyperParameters {
+        seed: submitted.seed,
+        parent: submitted.parent,
+        unknown_below: submitted.unknown_below,
+        keep_checkpoints: submitted.keep_checkpoints,
+        mirror: submitted.mirror,
+        horizontal_flip: match submitted.mirror {
+            None => completed.horizontal_flip,
+            Some(Mirror::Off) => Some(false),
+            Some(Mirror::On) => Some(true),
+            // The job decides when it has read the labels.
+            Some(Mirror::Auto) => None,
+        },
+        ..completed
+    }
 }
 
 /// Converts a job, with the metrics of its result by the labels that the version's record names.

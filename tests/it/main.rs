@@ -59,6 +59,7 @@ mod ports;
 mod postgres;
 mod processes;
 mod real;
+mod recipes;
 mod registry;
 #[cfg(feature = "postgres")]
 mod replicas;

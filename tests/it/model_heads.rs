@@ -1,5 +1,6 @@
 //! Heads that read the frames of a clip: logits, gradients and three steps against a reference in double precision; order, batches and files.
 
+mod demo;
 mod reference;
 
 use std::collections::BTreeMap;

@@ -124,6 +124,7 @@ pub(crate) fn publication(value: f32) -> Publication {
         seed: 7,
         training_time: Duration::from_millis(1500),
         times: JobTimes::default(),
+        skipped_clips: 0,
         reason: None,
         has_test: false,
         tensors: tensors(value),

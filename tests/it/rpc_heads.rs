@@ -145,6 +145,7 @@ async fn a_task_that_chooses_its_head_shows_what_it_compared_and_serves_the_best
         .map(|own| (own.head(), own.has_adapters))
         .collect();
     let expected = [
+        (v1::Head::Mean, false),
         (v1::Head::Frames, false),
         (v1::Head::Conv, false),
         (v1::Head::Attention, false),

@@ -230,6 +230,39 @@ async fn pictures_are_changed_before_views_are_taken_of_them() {
     }
     assert!(take(vec![Alter::Invert, Alter::Invert]).await == plain);
     assert!(take(vec![Alter::Rotate(20.0)]).await != plain);
+    // What is drawn for a clip is done to each of its frames, as to that frame alone.
+    let drawn = [Alter::Rotate(20.0), Alter::Color(0.4), Alter::ShearX(0.2)];
+    let of = async |indices: Vec<u32>, alters: &[Alter]| {
+        let spec = ClipSpec {
+            sampling: Sampling::Indices(indices.clone()),
+            alters: alters.to_vec(),
+            ..clip(indices.len() as u16)
+        };
+        let owner = tenant("a");
+        let clip = decoder.clip(&owner, Lane::Batch, input.clone(), spec);
+        clip.await.expect("a clip").planes.remove(0)
+    };
+    let indices = [0, 3, 5, 7];
+    let whole = of(indices.to_vec(), &drawn).await;
+    for (place, index) in indices.into_iter().enumerate() {
+        let frame = whole
+            .chunks(plane)
+            .flat_map(|channel| channel.chunks(64 * 64).nth(place));
+        let frame: Vec<f32> = frame.flatten().copied().collect();
+        assert!(
+            frame[..] == of(vec![index], &drawn).await[..],
+            "frame {index}"
+        );
+        assert!(
+            frame[..] != of(vec![index], &drawn[..2]).await[..],
+            "frame {index}"
+        );
+    }
+    // So frames that are equal stay equal.
+    let still = of(vec![3; 4], &drawn).await;
+    let mut frames = still[..plane].chunks(64 * 64);
+    let first = frames.next().expect("a frame");
+    assert!(frames.all(|own| own == first));
     let spec = ClipSpec {
         alters: vec![Alter::Posterize(9)],
         ..clip(4)

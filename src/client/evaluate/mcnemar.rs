@@ -59,7 +59,9 @@ pub(super) struct Change {
 pub(super) struct Comparison {
     /// Clips that both versions counted.
     pub(super) clips: u64,
-    /// Of those, the ones of which each version is right.
+    /// Clips that one version counted and the other did not.
+    pub(super) left_out: u64,
+    /// Of those that both counted, the ones of which each version is right.
     pub(super) right: [u64; 2],
     /// Clips of which one version alone is right, in the order of the videos' names.
     pub(super) changes: Vec<Change>,
@@ -92,8 +94,10 @@ pub(super) fn compare(
     }
     let better = changes.iter().filter(|change| change.is_better).count() as u64;
     let p = probability(better, changes.len() as u64);
+    let all = (first.len() + second.len()) as u64;
     Comparison {
         clips,
+        left_out: all - 2 * clips,
         right,
         changes,
         p,
@@ -162,6 +166,7 @@ mod tests {
         ]);
         let compared = compare(&first, &second);
         assert_eq!((compared.clips, compared.right), (3, [2, 2]));
+        assert_eq!(compared.left_out, 2, "d and e");
         let named = compared
             .changes
             .iter()

@@ -21,6 +21,7 @@ pub fn job(job: &v1::Job) -> Value {
             "parameters": result.parameters,
             "training_seconds": seconds(result.training_time.as_ref()),
             "times": result.times.as_ref().map(times),
+            "skipped_clips": result.skipped_clips,
         })
     });
     json!({

@@ -13,7 +13,7 @@ pub struct TaskShape {
     #[arg(long, value_enum)]
     pub sites: Option<Sites>,
     /// Bottleneck width of the adapters [default: half of the backbone's width]
-    #[arg(long)]
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
     pub adapter_width: Option<u32>,
     /// Number of blocks with adapters, counted from the last; 0 means all [default: 0]
     #[arg(long)]
@@ -120,29 +120,21 @@ pub enum Sites {
 /// # Errors
 /// When the server refuses.
 pub async fn create(client: &Client, id: &str, shape: &TaskShape) -> Result<v1::Task, Error> {
-    let task = shaped(client, shape).await?;
     let request = v1::CreateTaskRequest {
         task_id: id.strip_prefix("tasks/").unwrap_or(id).to_owned(),
-        task: Some(task),
+        task: Some(shaped(shape)),
         request_id: uuid::Uuid::now_v7().to_string(),
     };
     Ok(client.tasks().create_task(request).await?.into_inner())
 }
 
-/// A task of a shape, with what is not given by default.
-///
-/// # Errors
-/// When the server does not tell its backbone.
-pub async fn shaped(client: &Client, shape: &TaskShape) -> Result<v1::Task, Error> {
-    let width = match shape.adapter_width {
-        Some(width) => width,
-        None => default_width(client).await?,
-    };
+/// A task of a shape, with what is not given by default. The server, which knows its backbone, chooses a width that is not given.
+pub fn shaped(shape: &TaskShape) -> v1::Task {
     let [kernel_t, kernel_h, kernel_w] = shape.adapter_kernel.unwrap_or([3, 1, 1]);
     let sites = shape.sites.unwrap_or(Sites::PreMlp);
-    Ok(v1::Task {
+    v1::Task {
         adapter: Some(v1::AdapterConfig {
-            adapter_width: width,
+            adapter_width: shape.adapter_width.unwrap_or(0),
             adapter_layers: shape.adapter_layers.unwrap_or(0),
             adapter_kernel_t: kernel_t,
             adapter_kernel_h: kernel_h,
@@ -160,16 +152,7 @@ pub async fn shaped(client: &Client, shape: &TaskShape) -> Result<v1::Task, Erro
         }),
         head: shape.head.unwrap_or(HeadKind::Mean).head().into(),
         ..Default::default()
-    })
-}
-
-/// Half of the backbone's width: with an adapter a block before the MLP, the adapters are about 8 % of a ViT, whatever its size.
-async fn default_width(client: &Client) -> Result<u32, Error> {
-    let request = v1::GetServerInfoRequest {};
-    let info = client.server().get_server_info(request).await?.into_inner();
-    Ok(info
-        .backbone
-        .map_or(384, |backbone| (backbone.width / 2).max(1)))
+    }
 }
 
 /// Checks that every option that was given is what an existing task has.

@@ -23,14 +23,11 @@ pub(super) async fn show(
             tasks::check_shape(&found, shape)?;
             (found, None)
         }
-        Err(status) if status.code() == Code::NotFound => {
-            let mut new = tasks::shaped(client, shape).await?;
-            new.name = task.into();
-            (new, Some(shape))
-        }
+        Err(status) if status.code() == Code::NotFound => (v1::Task::default(), Some(shape)),
         Err(status) => return Err(status.into()),
     };
-    let job = ask(client, (task, dataset), (new, hyper)).await?;
+    let mut job = ask(client, (task, dataset), (new, hyper)).await?;
+    let own = job.new_task.take().unwrap_or(own);
     let (own, job) = (shown::task(&own), shown::job(&job));
     let text = || {
         let part = |name: &str, of: &serde_json::Value| {
@@ -58,13 +55,10 @@ pub(super) async fn ask(
     (task, dataset): (&str, &str),
     (new, hyper): (Option<&TaskShape>, &Hyper),
 ) -> Result<v1::Job, Error> {
-    let new_task = match new {
-        Some(shape) => Some(v1::Task {
-            name: task.into(),
-            ..tasks::shaped(client, shape).await?
-        }),
-        None => None,
-    };
+    let new_task = new.map(|shape| v1::Task {
+        name: task.into(),
+        ..tasks::shaped(shape)
+    });
     let request = v1::SubmitJobRequest {
         task: task.into(),
         dataset: resource("datasets", dataset),

@@ -99,6 +99,23 @@ mod tests {
     }
 
     #[test]
+    fn a_clip_has_one_draw_an_epoch_whatever_is_drawn_of_it_besides() {
+        let draws = Draws::new(13);
+        let of = augment("rand-m7-n4-mstd0.5-inc1");
+        let mut seen = Vec::new();
+        for (epoch, clip) in [(0, 0), (0, 1), (1, 0), (1, 1)] {
+            let own = draws.alters(epoch, clip, &of);
+            // The frames of a clip are drawn of it, too: once or again, its changes stay the same.
+            for _ in 0..3 {
+                let _ = draws.frames(epoch, clip);
+                assert_eq!(draws.alters(epoch, clip, &of), own);
+            }
+            assert!(!seen.contains(&own), "epoch {epoch}, clip {clip}");
+            seen.push(own);
+        }
+    }
+
+    #[test]
     fn magnitudes_scatter_around_theirs_and_signs_are_even() {
         let draws = Draws::new(12);
         let of = augment("rand-m7-n1-mstd0.5-inc1");

@@ -2,7 +2,7 @@
 //!
 //! Invariant: a step's batch depends on the plan's seed and the step alone.
 
-use std::collections::HashSet;
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use futures::{FutureExt, StreamExt};
@@ -36,7 +36,7 @@ pub(in crate::jobs) struct Training {
     /// Where the tokens of frames are kept, when every epoch shows the same pixels of them.
     pub(in crate::jobs) prefixes: Option<Prefixes>,
     /// Videos that cannot be decoded any more. Held for a look-up only, never across an await.
-    pub(in crate::jobs) skipped: Mutex<HashSet<VideoId>>,
+    pub(in crate::jobs) skipped: Mutex<BTreeSet<VideoId>>,
     /// Batches that may be decoded ahead of the device, the one in the works included: as many as their bytes allow.
     pub(in crate::jobs) ahead: usize,
 }
@@ -245,6 +245,13 @@ impl Training {
     fn complete(&self, targets: &mut Targets) {
         self.balance.weigh(targets);
         self.truths.mark(targets);
+    }
+
+    /// The videos that could not be decoded any more so far.
+    pub(in crate::jobs) fn skipped(&self) -> BTreeSet<VideoId> {
+        // A set is whole after every single operation.
+        let skipped = self.skipped.lock();
+        skipped.unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Leaves out a video that cannot be decoded any more, which its owner is told once, and returns the failure.

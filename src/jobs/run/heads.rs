@@ -56,8 +56,11 @@ impl Run {
             return None;
         }
         let frames = frames(prepared)?;
+        // A task without adapters trains a linear probe itself.
+        let has_sites = prepared.origin.adapter.has_sites();
+        let probe = has_sites.then_some(Head::Mean);
         let heads = [Head::Attention(frames), Head::Frames(frames)];
-        heads.into_iter().find(|of| {
+        heads.into_iter().chain(probe).find(|of| {
             let rows = prepared.training.examples.len() * features::draws(*of);
             let views = prepared.validation.len();
             self.fits(prepared, *of, rows + views)
@@ -94,7 +97,8 @@ impl Run {
         let Some(frames) = frames(prepared) else {
             return Ok(tried);
         };
-        for head in heads::heads(material.views.of, frames) {
+        let has_sites = prepared.origin.adapter.has_sites();
+        for head in heads::heads(material.views.of, frames, has_sites) {
             match Box::pin(self.try_head(prepared, head, material)).await {
                 Ok(Some(best)) => {
                     tried.compared.push(Compared {
@@ -222,9 +226,14 @@ impl Run {
         let look = Look::of(own.step, evaluation);
         let by = prepared.training.plan.selection.best_by;
         let is_measured = evaluation.problem.is_none() && evaluation.examples > 0;
+        let has_sites = prepared.origin.adapter.has_sites();
+        let parameters = prepared.trainer.lock()?.parameters();
+        let replaces = |best: &&Best| {
+            let of = (&best.course.look, best.set.parameters());
+            heads::replaces((of, (&look, parameters)), has_sites, by)
+        };
         let best = tried.best.as_ref();
-        let better =
-            best.filter(|best| !is_measured || !heads::is_worth(&look, &best.course.look, by));
+        let better = best.filter(|best| !is_measured || replaces(best));
         self.tell_compared(prepared, &tried, (look, better)).await?;
         let Some(best) = better else {
             return Ok((own, measure));

@@ -12,14 +12,14 @@ use crate::blocking::blocking;
 use crate::ids::AdapterVersion;
 use crate::jobs::checkpoint::{self, Decoded, Origin};
 use crate::jobs::dataset::{
-    Balance, Clips, Example, Order, Pictures, Prefixes, Sources, Training, Truths,
+    Balance, Clips, Example, Pictures, Prefixes, Sources, Training, Truths,
 };
 use crate::jobs::failure::Failure;
 use crate::jobs::memory::Demand;
 use crate::jobs::mirror;
 use crate::jobs::plan::Plan;
 use crate::jobs::selection::{self, Policy};
-use crate::jobs::trainer::{Shared, Trainer};
+use crate::jobs::trainer::{Position, Shared, Trainer};
 use crate::jobs::validation::Problems;
 use crate::metadata::{CheckpointRecord, JobRecord, TaskRecord};
 use crate::model::StepShape;
@@ -131,7 +131,7 @@ impl Run {
             training: Arc::new(training(
                 (clips, survey.training, survey.truths),
                 (plan, prefixes),
-                (trainer.position().order, &demand),
+                (trainer.position(), &demand),
             )),
             trainer: trainer.shared(),
             origin,
@@ -408,7 +408,7 @@ fn features_of(
 fn training(
     (clips, examples, truths): (Clips, Vec<Example>, Truths),
     (plan, prefixes): (Plan, Option<Prefixes>),
-    (order, demand): (Order, &Demand),
+    (position, demand): (&Position, &Demand),
 ) -> Training {
     let balance = balance(&plan, &examples, &truths);
     let truths = match plan.class_weights {
@@ -419,10 +419,10 @@ fn training(
         balance,
         truths,
         prefixes,
-        skipped: Mutex::default(),
+        skipped: Mutex::new(position.skipped.clone()),
         examples,
         clips,
-        order,
+        order: position.order,
         ahead: demand.ahead(plan.batch_size),
         plan,
     }

@@ -234,9 +234,10 @@ impl Run {
     async fn save(&self, prepared: &Prepared, saved: &mut Option<u64>) -> Result<(), Failure> {
         let (trainer, origin) = (prepared.trainer.clone(), prepared.origin.clone());
         let (before, times) = (*saved, self.spent.times());
+        let skipped = prepared.training.skipped();
         let encode = move || {
             let mut trainer = trainer.lock()?;
-            trainer.took(times);
+            trainer.took(times, skipped);
             let position = trainer.position();
             let step = position.step;
             if before == Some(step) {

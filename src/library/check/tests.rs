@@ -155,7 +155,12 @@ fn a_label_that_a_property_of_the_files_tells_is_found() {
                 change(&mut video.probe);
             }
         }
-        assert_eq!(kinds(&examples), [kind]);
+        let found = findings(&examples);
+        let kinds: Vec<Kind> = found.iter().map(|own| own.kind).collect();
+        assert_eq!(kinds, [kind]);
+        let mut labels = found[0].labels.clone();
+        labels.sort();
+        assert_eq!(labels, ["left", "right"]);
     }
     // Both labels have both sizes: nothing is told by it.
     let mut examples = clean(&["left", "right"]);
@@ -165,6 +170,77 @@ fn a_label_that_a_property_of_the_files_tells_is_found() {
         }
     }
     assert_eq!(kinds(&examples), []);
+}
+
+#[test]
+fn only_the_labels_that_a_property_tells_are_named() {
+    let mut examples = clean(&["dark", "bright", "left", "right"]);
+    // One camera for the first two, of which it does not tell one from the other; two for the others.
+    for (example, video) in &mut examples {
+        match example.labels.text() {
+            "left" => video.probe.width = 640,
+            "right" => video.probe.width = 1280,
+            _ => {}
+        }
+    }
+    let found = findings(&examples);
+    let [told] = &found[..] else {
+        panic!("one is found: {found:?}")
+    };
+    assert_eq!((told.kind, told.count), (Kind::ToldBySize, 40));
+    let mut labels = told.labels.clone();
+    labels.sort();
+    assert_eq!(labels, ["left", "right"]);
+    assert!(
+        told.text.contains("alone tells the label of 0.50"),
+        "{}",
+        told.text
+    );
+}
+
+#[test]
+fn properties_that_tell_a_label_together_alone_are_found_and_named() {
+    let mut examples = clean(&["left", "right"]);
+    for (i, (example, video)) in examples.iter_mut().enumerate() {
+        // Each size and each rate is as frequent in both labels; only a pair of them says which one it is.
+        let (is_wide, is_right) = (i % 4 < 2, example.labels.text() == "right");
+        video.probe.width = if is_wide { 640 } else { 320 };
+        video.probe.frame_rate = if is_wide == is_right { 25.0 } else { 30.0 };
+    }
+    let found = findings(&examples);
+    let [told] = &found[..] else {
+        panic!("one is found: {found:?}")
+    };
+    assert_eq!(told.kind, Kind::ToldTogether);
+    let said = "size of the picture and frame rate together tell the label of 1.00 of the examples";
+    assert!(told.text.starts_with(said), "{}", told.text);
+    let mut labels = told.labels.clone();
+    labels.sort();
+    assert_eq!(labels, ["left", "right"]);
+    // What one of them tells alone is not said again of both.
+    for (example, video) in &mut examples {
+        video.probe.codec = example.labels.text().into();
+    }
+    assert_eq!(kinds(&examples), [Kind::ToldByCodec]);
+}
+
+#[test]
+fn properties_that_have_nothing_to_do_with_the_labels_are_no_finding() {
+    let mut found = 0;
+    for seed in 0..400 {
+        let mut stream = crate::rng::Stream::new(seed, "properties");
+        let names = ["a", "b", "c", "d"];
+        let mut examples = clean(&names[..2 + seed as usize % 3]);
+        for (_, video) in &mut examples {
+            let mut of = |count: f32| stream.range(0.0, count) as usize;
+            video.probe.width = [320, 640][of(2.0)];
+            video.probe.codec = ["h264", "vp9"][of(2.0)].into();
+            video.probe.frame_rate = [25.0, 30.0][of(2.0)];
+            video.probe.duration_micros = 1_000_000 << of(4.0);
+        }
+        found += usize::from(kinds(&examples).contains(&Kind::ToldTogether));
+    }
+    assert!(found <= 4, "{found} of 400");
 }
 
 #[test]

@@ -176,6 +176,9 @@ pub struct JobResult {
     /// Metrics of the version on the test split, measured after it was published.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub test: Option<Evaluation>,
+    /// Training clips that could no longer be decoded and were left out; 0 in records of a release that did not count them.
+    #[serde(default)]
+    pub skipped_clips: u64,
 }
 
 /// Time that a job took up to its publication besides its steps, in microseconds. What an interrupted claim did after its last checkpoint is not in it.
@@ -436,6 +439,8 @@ pub struct TrainingSummary {
     pub training_micros: u64,
     /// Time that the job took besides its steps.
     pub times: JobTimes,
+    /// Training clips that could no longer be decoded and were left out.
+    pub skipped_clips: u64,
     /// Whether the test split is to be measured: then the job does not end with its publication.
     pub has_test: bool,
 }

@@ -137,6 +137,7 @@ pub(super) async fn set_result(
         training_micros: summary.training_micros,
         times: summary.times,
         test: None,
+        skipped_clips: summary.skipped_clips,
     };
     write_result(conn, job, &result).await
 }

@@ -29,6 +29,7 @@ fn of_finding(finding: Finding) -> v1::Finding {
         FindingKind::ToldByLength => v1::FindingKind::ToldByLength,
         FindingKind::ToldByCodec => v1::FindingKind::ToldByCodec,
         FindingKind::ToldByFrameRate => v1::FindingKind::ToldByFrameRate,
+        FindingKind::ToldTogether => v1::FindingKind::ToldTogether,
     };
     let videos = finding.videos.iter();
     v1::Finding {

@@ -268,6 +268,7 @@ pub(in crate::rpc) fn of_job(record: JobRecord, labels: Option<&LabelSet>) -> v1
         paused: record.is_paused,
         priority: record.priority,
         checkpoints,
+        new_task: None,
         result: record.result.map(|result| v1::JobResult {
             version: names::of_version(&task, AdapterVersion::new(result.version)),
             ..of_result(result, labels)
@@ -329,6 +330,7 @@ fn of_result(result: JobResult, labels: Option<&LabelSet>) -> v1::JobResult {
         parameters: signed(result.parameters),
         training_time: Some(of_duration(Duration::from_micros(result.training_micros))),
         times: of_times(result.times),
+        skipped_clips: signed(result.skipped_clips),
     }
 }
 

@@ -19,15 +19,18 @@ pub(in crate::rpc) fn below(path: &str) -> impl Fn(Invalid) -> Status {
     move |invalid| status::invalid(&format!("{path}.{}", invalid.field), invalid.problem)
 }
 
-/// The adapters of a task, with the paper's head; zeros become the documented defaults.
+/// The adapters of a task on a backbone, with the paper's head; zeros become the documented defaults.
 pub(in crate::rpc) fn adapter(
     config: Option<v1::AdapterConfig>,
+    geometry: &Geometry,
     path: &str,
 ) -> Result<AdapterConfig, Status> {
     let config = config.ok_or_else(|| status::invalid(path, "required"))?;
     let or = |size: u32, default: u32| if size == 0 { default } else { size };
+    // With an adapter a block before the MLP, adapters of this width are about 8 % of a ViT, whatever its size.
+    let half = u32::try_from(geometry.width / 2).unwrap_or(u32::MAX).max(1);
     let adapter = AdapterConfig {
-        adapter_width: config.adapter_width,
+        adapter_width: or(config.adapter_width, half),
         adapter_layers: NonZeroU32::new(config.adapter_layers),
         adapter_kernel_size: [
             or(config.adapter_kernel_t, 3),
@@ -61,7 +64,7 @@ pub(in crate::rpc) fn shape(
     path: &str,
 ) -> Result<Shape, Status> {
     let field = |name: &str| format!("{path}.{name}");
-    let own = adapter(task.adapter, &field("adapter"))?;
+    let own = adapter(task.adapter, geometry, &field("adapter"))?;
     let sampling = sampling(task.sampling, &field("sampling"))?;
     let adapter = AdapterConfig {
         head: head(task.head, sampling.num_frames, &field("head"))?,
@@ -73,6 +76,21 @@ pub(in crate::rpc) fn shape(
         sampling,
         auto_head: task.head == i32::from(v1::Head::Auto),
     })
+}
+
+/// A task of a shape that is not created, as the API shows it.
+pub(in crate::rpc) fn of_shape(name: String, shape: &Shape) -> v1::Task {
+    v1::Task {
+        name,
+        adapter: Some(of_adapter(&shape.adapter)),
+        sampling: Some(of_sampling(&shape.sampling)),
+        head: match shape.auto_head {
+            true => v1::Head::Auto,
+            false => of_head(shape.adapter.head),
+        }
+        .into(),
+        ..Default::default()
+    }
 }
 
 /// Returns the head of a task, checked against the number of its clips' frames.
@@ -332,6 +350,12 @@ pub(in crate::rpc) fn of_duration(duration: Duration) -> prost_types::Duration {
 mod tests {
     use super::*;
 
+    const BACKBONE: Geometry = Geometry {
+        image_size: 224,
+        layers: 12,
+        width: 192,
+    };
+
     #[test]
     fn zeros_mean_the_documented_defaults() {
         let config = v1::AdapterConfig {
@@ -339,8 +363,26 @@ mod tests {
             adapter_pre_mlp: true,
             ..Default::default()
         };
-        let read = adapter(Some(config), "task.adapter").unwrap();
-        assert_eq!(read.adapter_kernel_size, [3, 1, 1]);
+        let read = adapter(Some(config), &BACKBONE, "task.adapter").unwrap();
+        assert_eq!(
+            (read.adapter_width, read.adapter_kernel_size),
+            (48, [3, 1, 1])
+        );
+        let given = v1::AdapterConfig {
+            adapter_width: 0,
+            ..config
+        };
+        let read = adapter(Some(given), &BACKBONE, "task.adapter").unwrap();
+        assert_eq!(read.adapter_width, 96, "half of the backbone's width");
+        let narrow = Geometry {
+            width: 1,
+            ..BACKBONE
+        };
+        let read = adapter(Some(given), &narrow, "task.adapter").unwrap();
+        assert_eq!(read.adapter_width, 1);
+        let bare = v1::AdapterConfig::default();
+        let read = adapter(Some(bare), &BACKBONE, "task.adapter").unwrap();
+        assert_eq!(read, AdapterConfig::LINEAR_PROBE);
         assert_eq!(head(0, EIGHT, "task.head").unwrap(), Head::Mean);
         let frames = head(v1::Head::Frames.into(), EIGHT, "task.head").unwrap();
         assert_eq!(frames, Head::Frames(EIGHT));
@@ -374,7 +416,7 @@ mod tests {
         assert!(with(|s| s.rotation = 9).is_err());
         assert!(with(|s| s.order = 9).is_err());
         assert!(with(|s| s.sampling_rate = u32::MAX).is_err());
-        assert!(adapter(None, "task.adapter").is_err());
+        assert!(adapter(None, &BACKBONE, "task.adapter").is_err());
         assert!(head(9, EIGHT, "task.head").is_err());
         assert!(split(0, "split").is_err() && split(7, "split").is_err());
     }

@@ -356,6 +356,17 @@ impl Runners {
         });
         assert!(reached.await, "the job ended before step {least}");
     }
+
+    /// Waits until a job has told something.
+    pub(super) async fn told(&self, tenant: &TenantId, job: JobId, part: &str) {
+        let events = self.handle.watch(tenant, job, 0).await.expect("a watch");
+        let events = std::pin::pin!(events);
+        let told = events.any(|event| {
+            let told = matches!(&event.expect("an event").event, Event::Message { text, .. } if text.contains(part));
+            std::future::ready(told)
+        });
+        assert!(told.await, "the job ended and did not tell {part:?}");
+    }
 }
 
 /// Adapters before every MLP.
@@ -383,7 +394,11 @@ pub(super) fn hyper(epochs: u32, seed: u64) -> HyperParameters {
 /// A clip of 12 frames in a random colour that becomes brighter, or darker.
 pub(super) fn fade(number: u64, is_rising: bool) -> Vec<u8> {
     let mut stream = Stream::new(number, "fade");
-    let color: [f32; 3] = std::array::from_fn(|_| stream.range(0.5, 1.0));
+    painted(std::array::from_fn(|_| stream.range(0.5, 1.0)), is_rising)
+}
+
+/// A clip of 12 frames in a colour that becomes brighter, or darker.
+pub(super) fn painted(color: [f32; 3], is_rising: bool) -> Vec<u8> {
     let mut encoder =
         encode::Encoder::new(encode::Format::Mp4, SIDE, SIDE, 12).expect("an encoder");
     for frame in 0..12 {

@@ -3,9 +3,10 @@
 use std::collections::HashMap;
 
 use frameshift::jobs::Config;
+use frameshift::metadata::ExampleRecord;
 use frameshift::spec::{AdapterConfig, BestBy, Head, HyperParameters, JobState, Selection, Split};
 
-use super::bed::{ADAPTERS, Bed, compared, evaluations, hyper, losses, messages};
+use super::bed::{ADAPTERS, Bed, compared, evaluations, hyper, losses, messages, painted};
 use super::tenant;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -33,6 +34,7 @@ async fn of_heads_and_adapters_the_best_is_published_and_of_equals_the_cheapest(
     let frames = 4.try_into().expect("not 0");
     let heads: Vec<(Head, bool)> = all.iter().map(|own| (own.head, own.has_adapters)).collect();
     let expected = [
+        (Head::Mean, false),
         (Head::Frames(frames), false),
         (Head::Conv, false),
         (Head::Attention(frames), false),
@@ -43,7 +45,7 @@ async fn of_heads_and_adapters_the_best_is_published_and_of_equals_the_cheapest(
     let [best] = published[..] else {
         panic!("one is published: {all:?}")
     };
-    assert!(!best.has_adapters && best.top1 > all[3].top1, "{all:?}");
+    assert!(!best.has_adapters && best.top1 > all[4].top1, "{all:?}");
     let cheaper = all.iter().filter(|own| own.top1 >= best.top1);
     assert!(
         cheaper
@@ -90,6 +92,50 @@ async fn of_heads_and_adapters_the_best_is_published_and_of_equals_the_cheapest(
     let (again, repeated) = train(&auto, 1e-9).await;
     assert_eq!(compared(&repeated), all);
     assert!(bed.weights(&again).await == bed.weights(&job).await);
+    runners.drain().await;
+    bed.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn where_single_frames_tell_the_labels_a_linear_probe_is_published() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let bed = Bed::open(directory.path()).await;
+    let owner = tenant("owner");
+    let mut examples = Vec::new();
+    for (split, count) in [(Split::Train, 8), (Split::Validation, 6)] {
+        for i in 0..count {
+            let share = 0.1 + 0.02 * i as f32 + 0.01 * count as f32;
+            let (label, color) =
+                [("red", [1.0, share, share]), ("blue", [share, share, 1.0])][i % 2];
+            let name = format!("{split:?}-{i}");
+            let video = bed.upload(&owner, &name, &painted(color, i % 4 < 2)).await;
+            examples.push(ExampleRecord {
+                video,
+                labels: label.into(),
+                split,
+            });
+        }
+    }
+    let dataset = bed.dataset(&owner, "colours", examples).await;
+    let runners = bed.run();
+    for (name, adapter) in [("auto", ADAPTERS), ("bare", AdapterConfig::LINEAR_PROBE)] {
+        let auto = bed.task_of(&owner, name, (adapter, true)).await;
+        let job = runners.submit(&owner, &auto, &dataset, hyper(12, 5)).await;
+        let (job, events) = runners.end(&owner, job).await;
+        assert_eq!(job.state, JobState::Succeeded, "{:?}", job.message);
+        let all = compared(&events);
+        let probes = all
+            .iter()
+            .filter(|own| own.head.is_mean() && !own.has_adapters);
+        let probes: Vec<_> = probes.collect();
+        let [probe] = probes[..] else {
+            panic!("one probe is compared: {all:?}")
+        };
+        assert_eq!(probe.top1, 1.0, "{all:?}");
+        // Others are as good, and it has the fewest weights.
+        assert!(probe.is_published, "{all:?}");
+        assert_eq!(bed.shape(&job).await, AdapterConfig::LINEAR_PROBE, "{name}");
+    }
     runners.drain().await;
     bed.close().await;
 }

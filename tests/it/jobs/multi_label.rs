@@ -172,7 +172,7 @@ async fn heads_alone_and_the_choice_between_them_take_several_labels() {
     let (job, events) = runners.end(&owner, job).await;
     assert_eq!(job.state, JobState::Succeeded, "{:?}", job.message);
     let heads = compared(&events);
-    assert_eq!(heads.len(), 4);
+    assert_eq!(heads.len(), 5);
     assert!(heads.iter().all(|own| own.map.is_some()), "{heads:?}");
     let published = heads.iter().find(|own| own.is_published).expect("one");
     let best = heads.iter().filter_map(|own| own.map).fold(0.0, f64::max);

@@ -10,6 +10,7 @@ use frameshift::store::layout;
 
 use super::bed::{ADAPTERS, Bed, Runners, fade, hyper, messages};
 use super::tenant;
+use crate::server::until;
 
 /// Of 120 training clips, one may be left out.
 const CLIPS: usize = 120;
@@ -64,6 +65,7 @@ async fn one_clip_in_a_hundred_is_left_out_and_named_and_more_end_the_job() {
     let (job, events) = runners.end(&owner, job).await;
     assert_eq!(job.state, JobState::Succeeded, "{:?}", job.message);
     assert_eq!(job.step, 60);
+    assert_eq!(job.result.map(|result| result.skipped_clips), Some(1));
     let told = messages(&events).into_iter();
     let told: Vec<&str> = told.filter(|text| text.contains("is left out")).collect();
     let [told] = told[..] else {
@@ -72,10 +74,35 @@ async fn one_clip_in_a_hundred_is_left_out_and_named_and_more_end_the_job() {
     let named = format!("(1 of {CLIPS}): video {}", gone[0]);
     assert!(told.contains(&named), "{told}");
 
-    // The first one again, as bytes that can be read, and then more than one of a hundred.
-    let key = layout::video(&owner, gone[0]);
-    let bytes = shown[0].clone().into();
-    bed.parts.store.put(&key, bytes).await.expect("put back");
+    // The first one again, as bytes that can be read. What was left out before a job went on is counted.
+    let back = async || {
+        let key = layout::video(&owner, gone[0]);
+        let bytes = shown[0].clone().into();
+        bed.parts.store.put(&key, bytes).await.expect("put back");
+    };
+    back().await;
+    let longer = HyperParameters {
+        epochs: Some(12),
+        ..submitted()
+    };
+    let job = runners.submit(&owner, &task, &dataset, longer).await;
+    take_away(&bed, &runners, job, &gone[..1]).await;
+    runners.told(&owner, job, "is left out").await;
+    // The job does not come to its end before it is asked to pause.
+    let held = bed.parts.device.pause();
+    runners.handle.pause(&owner, job).await.expect("paused");
+    drop(held);
+    let get = async || runners.handle.get(&owner, job).await.expect("the job");
+    until(|| async { get().await.state == JobState::Queued }).await;
+    back().await;
+    runners.handle.resume(&owner, job).await.expect("resumed");
+    let (job, events) = runners.end(&owner, job).await;
+    assert_eq!(job.state, JobState::Succeeded, "{:?}", job.message);
+    assert_eq!(job.result.map(|result| result.skipped_clips), Some(1));
+    let told = messages(&events).into_iter();
+    assert_eq!(told.filter(|text| text.contains("is left out")).count(), 1);
+
+    // And then more than one of a hundred.
     let job = runners.submit(&owner, &task, &dataset, submitted()).await;
     take_away(&bed, &runners, job, &gone).await;
     let (job, events) = runners.end(&owner, job).await;

@@ -264,6 +264,7 @@ pub(crate) fn outcome() -> TrainingSummary {
             clips: 7,
             ..JobTimes::default()
         },
+        skipped_clips: 5,
         has_test: false,
     }
 }

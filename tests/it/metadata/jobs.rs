@@ -162,6 +162,7 @@ contract! {
         assert_eq!((done.state, done.end_time.is_some()), (JobState::Succeeded, true));
         let result = done.result.expect("a result");
         assert_eq!((result.version, result.seed), (number.get(), u64::MAX));
+        assert_eq!(result.skipped_clips, 5);
         assert_eq!(result.loss_curve, outcome().loss_curve);
         let task = store.get_task(&a, &task_id("t")).await.expect("found");
         assert_eq!((task.desired, task.serving), (Some(number), None));
