@@ -4,7 +4,7 @@
 
 mod tried;
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,7 +16,6 @@ use super::dataset::Order;
 use super::plan::Plan;
 use super::selection::{Look, Looks};
 use super::trainer::{Position, Trainer};
-use crate::ids::VideoId;
 use crate::metadata::JobTimes;
 use crate::model::{self, AdapterSet, Backbone, Tensors};
 use crate::spec::{AdapterConfig, Digest, Publish};
