@@ -53,7 +53,8 @@ mod tests {
     /// How often searches that find this are made in a day of looks.
     fn searches(is_folder: bool, found: Collected) -> usize {
         let (pace, begin) = (Pace::new(is_folder), Instant::now());
-        let looks = (0..24_u32).map(|look| begin + look * LOOK + Duration::from_millis(look.into()));
+        let looks =
+            (0..24_u32).map(|look| begin + look * LOOK + Duration::from_millis(look.into()));
         let due = looks.filter(|look| {
             let is_due = pace.is_due(*look);
             if is_due {

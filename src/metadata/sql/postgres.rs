@@ -105,10 +105,7 @@ impl Server {
 
     /// Sends and hears hints for as long as this is polled, and closes connections that are not needed.
     pub(super) async fn exchange_hints(&self) {
-        tokio::join!(
-            self.hints.exchange(&self.pools),
-            self.pools.close_spare()
-        );
+        tokio::join!(self.hints.exchange(&self.pools), self.pools.close_spare());
     }
 
     /// A transaction that writes, its bounds, and its time.

@@ -55,7 +55,8 @@ async fn a_statement_that_waits_holds_up_no_other() {
     };
     tokio::task::block_in_place(|| {
         std::thread::scope(|scope| {
-            let lock = "BEGIN; LOCK TABLE tasks IN ACCESS EXCLUSIVE MODE; SELECT pg_sleep(4); COMMIT;";
+            let lock =
+                "BEGIN; LOCK TABLE tasks IN ACCESS EXCLUSIVE MODE; SELECT pg_sleep(4); COMMIT;";
             let holder = scope.spawn(|| place.run_script(lock, &[]));
             tokio::runtime::Handle::current().block_on(async {
                 until(|| async { locked() }).await;

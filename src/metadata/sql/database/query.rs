@@ -309,7 +309,7 @@ mod tests {
                 .through_pooler("postgres://me@db/frameshift")
                 .expect("a URL");
         }
-        Bounds::new(&config, None)
+        Bounds::new(&config)
     }
 
     #[test]

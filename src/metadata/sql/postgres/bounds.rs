@@ -26,7 +26,7 @@ pub(in super::super) struct Bounds {
 
 impl Bounds {
     /// The bounds of a connection whose statements have this limit.
-    pub(super) fn new(config: &ServerConfig) -> Self {
+    pub(in super::super) fn new(config: &ServerConfig) -> Self {
         Self {
             longest: config.statement_timeout.saturating_add(MARGIN),
             is_pooled: config.is_pooled(),

@@ -106,14 +106,15 @@ impl Pools {
         Transaction<'static, sqlx::Postgres>,
         Option<OwnedSemaphorePermit>,
     )> {
-        let choice = self.choose().await;
+        let Choice {
+            pool,
+            turn,
+            is_more,
+        } = self.choose().await;
         let begin = AssertSqlSafe(begin.to_owned());
-        let opened = tokio::spawn(async move {
-            let tx = choice.pool.begin_with(begin).await?;
-            Ok((tx, choice.turn))
-        });
+        let opened = tokio::spawn(async move { Ok((pool.begin_with(begin).await?, turn)) });
         let opened = opened.await.map_err(std::io::Error::from)?;
-        self.note(choice.is_more);
+        self.note(is_more);
         opened
     }
 
