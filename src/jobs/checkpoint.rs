@@ -378,7 +378,10 @@ fn floats(name: &str, view: &TensorView<'_>) -> Result<Vec<f32>, Error> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
+    use crate::ids::VideoId;
 
     #[test]
     fn evaluations_of_either_kind_are_kept_by_the_bit() {
