@@ -56,15 +56,15 @@ def recipe(clips):
         "short_side_scale": 1.0,
         "random_erasing": 0.0,
         "rand_augment": None,
-        "class_weights": None,
+        "class_weights": "equal",
         "balanced_sampling": False,
         "mixup": 0.0,
         "cutmix": 0.0,
     }
 
 
-# What jobs show of a recipe that leaves a field alone.
-SAME = {None: (None, "", "unspecified", "none")}
+# What jobs show of a field that a recipe leaves alone.
+SAME = {None: (None, "")}
 
 
 def compare_recipes(own, path):
@@ -233,8 +233,8 @@ def middle(count):
     return [(low + high) // 2 for low, high in segments(count)]
 
 
-def decoded(path, config, middle_only):
-    """Planes [N, 3, S, S] of a video's frames in the order of their times, resized and cropped, or of the frames that a classification takes."""
+def decoded(path, config, pick=None):
+    """Planes [N, 3, S, S] of a video's frames in the order of their times, resized and cropped: of those that `pick` chooses of so many, or of all."""
     import av
 
     with av.open(path) as container:
@@ -242,18 +242,40 @@ def decoded(path, config, middle_only):
         stream.codec_context.thread_count = 1
         frames = {frame.pts: frame for frame in container.decode(stream)}
     times = sorted(frames)
-    if middle_only:
-        times = [times[index] for index in middle(len(times))]
-    x = torch.from_numpy(np.stack([frames[pts].to_ndarray(format="rgb24") for pts in times])).permute(0, 3, 1, 2)
+    if pick:
+        times = [times[index] for index in pick(len(times))]
     side, norm = config["image_size"], config["normalization"]
     mean, std = (torch.tensor(norm[name]).view(1, 3, 1, 1) for name in ("mean", "std"))
-    height, width = x.shape[-2:]
-    size = (side, width * side // height) if height < width else (height * side // width, side)
-    top, left = (size[0] - side) // 2, (size[1] - side) // 2
+    planes = []
     # One at a time, since the pictures in f32 may be large. The weights of bicubic taps sum to 1, so the small picture may as well be normalised.
-    planes = [F.interpolate(own[None].float().contiguous(), size=size, mode="bicubic", align_corners=False) for own in x]
+    for pts in times:
+        x = torch.from_numpy(frames[pts].to_ndarray(format="rgb24")).permute(2, 0, 1)[None].float().contiguous()
+        height, width = x.shape[-2:]
+        size = (side, width * side // height) if height < width else (height * side // width, side)
+        planes.append(F.interpolate(x, size=size, mode="bicubic", align_corners=False))
+    top, left = (size[0] - side) // 2, (size[1] - side) // 2
     planes = torch.cat(planes)[:, :, top : top + side, left : left + side]
     return ((planes / 255 - mean) / std).contiguous()
+
+
+class Decoded:
+    """A training clip whose frames are in memory."""
+
+    def __init__(self, planes):
+        self.planes = planes
+
+    def take(self, pick):
+        return self.planes[pick(len(self.planes))]
+
+
+class Encoded:
+    """A training clip that is decoded whenever it is taken."""
+
+    def __init__(self, path, config):
+        self.path, self.config = path, config
+
+    def take(self, pick):
+        return decoded(self.path, self.config, pick)
 
 
 def listed(folder):
@@ -261,7 +283,11 @@ def listed(folder):
     return sorted(f"{label.name}/{video.name}" for label in folder.iterdir() for video in label.iterdir() if not video.name.startswith("."))
 
 
-def load(folder, names, config, middle_only, args):
+def load(folder, names, config, args):
+    """The clips of a split: what a classification takes of a video, of the split train all frames."""
+    trains = folder.name == "train"
+    if trains and args.max_steps:
+        return [Encoded(str(folder / name), config) for name in names]
     kept = args.cache and pathlib.Path(args.cache) / f"{folder.parent.name}-{folder.name}-{config['image_size']}.pt"
     if kept and kept.exists():
         held = torch.load(kept)
@@ -269,11 +295,11 @@ def load(folder, names, config, middle_only, args):
         held = {}
         for name in names:
             pause(args.hold)
-            held[name] = decoded(str(folder / name), config, middle_only)
+            held[name] = decoded(str(folder / name), config, None if trains else middle)
         if kept:
             kept.parent.mkdir(parents=True, exist_ok=True)
             torch.save(held, kept)
-    return [held[name] for name in names]
+    return [Decoded(held[name]) if trains else held[name] for name in names]
 
 
 def pause(path):
@@ -313,9 +339,11 @@ def train_one(backbone, splits, given, seed, args):
         for within in range(per_epoch):
             pause(args.hold)
             step = epoch * per_epoch + within
+            if args.max_steps and step == args.max_steps:
+                return weights
             # Batches that are as large as each other, or one clip smaller.
             picked = order[len(clips) * within // per_epoch : len(clips) * (within + 1) // per_epoch]
-            batch = torch.stack([clips[i][draws.within(epoch, i, segments(len(clips[i])))] for i in picked])
+            batch = torch.stack([clips[i].take(lambda count: draws.within(epoch, i, segments(count))) for i in picked])
             wanted = torch.tensor([labels[i] for i in picked])
             logits = backbone.logits(batch, weights)
             loss = F.cross_entropy(logits, wanted)
@@ -342,7 +370,7 @@ def train(args):
     backbone, root = Backbone(args.backbone), pathlib.Path(args.folder)
     classes = sorted(label.name for label in (root / "train").iterdir())
     splits = {}
-    for split in ("train", "val", "test"):
+    for split in ("train",) if args.max_steps else ("train", "val", "test"):
         names = listed(root / split)
         if split == "train" and args.order:
             order = pathlib.Path(args.order).read_text().split("\n")
@@ -350,8 +378,8 @@ def train(args):
             assert sorted(order) == names, "the order is not that of the training clips"
             names = order
         labels = [classes.index(name.split("/")[0]) for name in names]
-        splits[split] = (load(root / split, names, backbone.config, split != "train", args), labels)
-        print(f"{split}: {len(names)} clips, {sum(map(len, splits[split][0]))} frames", flush=True)
+        splits[split] = (load(root / split, names, backbone.config, args), labels)
+        print(f"{split}: {len(names)} clips", flush=True)
     given = recipe(len(splits["train"][0]))
     if args.epochs:
         given["epochs"] = args.epochs
@@ -374,7 +402,7 @@ def features(args):
     worst, alike = 0.0, 1.0
     for row, video in enumerate(args.videos):
         with torch.no_grad():
-            own = backbone.class_tokens(decoded(video, backbone.config, True)[None])[0].double().numpy()
+            own = backbone.class_tokens(decoded(video, backbone.config, middle)[None])[0].double().numpy()
         other = theirs[row].reshape(own.shape)
         cosine = (own * other).sum(-1) / np.linalg.norm(own, axis=-1) / np.linalg.norm(other, axis=-1)
         worst, alike = max(worst, np.abs(own - other).max()), min(alike, cosine.min())
@@ -392,6 +420,7 @@ def main():
     own.add_argument("--order", help="training clips in a job's order: the draws are the job's")
     own.add_argument("--job", help="a job as JSON, with which the recipe is compared")
     own.add_argument("--steps", action="store_true", help="prints the loss of each step")
+    own.add_argument("--max-steps", type=int, help="ends after so many steps, without a test")
     own.add_argument("--cache", help="folder for decoded frames")
     own.add_argument("--save", help="beginning of the names of files for the trained weights")
     own.add_argument("--hold", help="waits at each step and video while this file exists")
