@@ -7,20 +7,12 @@ use frameshift::metadata::Database;
 use crate::postgres::{TestDatabase, database};
 use crate::server::until;
 
-/// What a query of one value prints.
-fn asked(database: &TestDatabase, query: &str) -> String {
-    let output = database.try_script(&format!("\\t on\n\\a\n{query};\n"), &[]);
-    assert!(output.status.success(), "{output:?}");
-    let text = String::from_utf8(output.stdout).expect("text");
-    text.trim().to_owned()
-}
-
 /// Connections of ours.
 fn connections(database: &TestDatabase) -> String {
-    asked(
-        database,
+    let count = database.ask(
         "SELECT COUNT(*) FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'frameshift'",
-    )
+    );
+    count.trim().to_owned()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -50,14 +42,14 @@ async fn a_statement_that_waits_holds_up_no_other() {
     };
     let database = Database::connect(place.config()).await.expect("connected");
     let locked = || {
-        let sql = "SELECT COUNT(*) FROM pg_locks WHERE relation = 'tasks'::regclass AND mode = 'AccessExclusiveLock' AND granted";
-        asked(&place, sql) == "1"
+        let sql = "SELECT COUNT(*) FROM pg_locks WHERE database = (SELECT oid FROM pg_database WHERE datname = current_database()) AND relation = 'tasks'::regclass AND mode = 'AccessExclusiveLock' AND granted";
+        place.ask(sql).trim() == "1"
     };
     tokio::task::block_in_place(|| {
         std::thread::scope(|scope| {
             let lock =
                 "BEGIN; LOCK TABLE tasks IN ACCESS EXCLUSIVE MODE; SELECT pg_sleep(4); COMMIT;";
-            let holder = scope.spawn(|| place.run_script(lock, &[]));
+            let holder = scope.spawn(|| place.run(lock));
             tokio::runtime::Handle::current().block_on(async {
                 until(|| async { locked() }).await;
                 let own = database.clone();
