@@ -25,24 +25,29 @@ async fn take_away(bed: &Bed, runners: &Runners, job: frameshift::ids::JobId, vi
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn one_clip_in_a_hundred_is_left_out_and_named_and_more_end_the_job() {
-    let directory = tempfile::tempdir().expect("a directory");
-    let bed = Bed::open(directory.path()).await;
-    let owner = tenant("owner");
-    let shown = [fade(1, true), fade(2, false)];
+/// Training examples of two labels, which show these.
+async fn uploaded(bed: &Bed, shown: &[Vec<u8>; 2]) -> Vec<ExampleRecord> {
     let mut examples = Vec::new();
     for i in 0..CLIPS {
         let label = ["brighter", "darker"][i % 2];
-        let video = bed
-            .upload(&owner, &format!("{label}-{i}"), &shown[i % 2])
-            .await;
+        let name = format!("{label}-{i}");
+        let video = bed.upload(&tenant("owner"), &name, &shown[i % 2]).await;
         examples.push(ExampleRecord {
             video,
             labels: label.into(),
             split: Split::Train,
         });
     }
+    examples
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_clip_in_a_hundred_is_left_out_and_named_and_more_end_the_job() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let bed = Bed::open(directory.path()).await;
+    let owner = tenant("owner");
+    let shown = [fade(1, true), fade(2, false)];
+    let examples = uploaded(&bed, &shown).await;
     let gone: Vec<VideoId> = examples[..3].iter().map(|own| own.video).collect();
     let dataset = bed.dataset(&owner, "fades", examples).await;
     let task = bed.task(&owner, "fades", ADAPTERS).await;

@@ -112,7 +112,8 @@ impl Hints {
     /// Listens until the connection is lost. Whether people were told that nothing is heard is over once it does.
     async fn listen(&self, pool: &PgPool, is_told: &mut bool) -> sqlx::Result<()> {
         let own = Alone::like(pool);
-        let hearing = self.hear(&own.0, is_told);
+        // Boxed, since opening and asking a connection takes many kilobytes of a future.
+        let hearing = Box::pin(self.hear(&own.0, is_told));
         pool.close_event().do_until(hearing).await?
     }
 
