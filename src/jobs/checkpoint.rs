@@ -407,13 +407,15 @@ mod tests {
         })
     }
 
+    fn position(header: &serde_json::Value) -> Position {
+        let header: Header = serde_json::from_value(header.clone()).unwrap();
+        header.position()
+    }
+
     #[test]
     fn a_header_of_a_release_before_keeps_its_order_and_its_batches() {
         let mut header = header_of_before();
-        let read = |header: &serde_json::Value| {
-            let header: Header = serde_json::from_value(header.clone()).unwrap();
-            header.position().order
-        };
+        let read = |header: &serde_json::Value| position(header).order;
         assert_eq!(read(&header), Order::Shuffled);
         header["permuted"] = true.into();
         assert_eq!(read(&header), Order::Permuted);
@@ -424,10 +426,7 @@ mod tests {
     #[test]
     fn videos_that_were_left_out_are_kept() {
         let mut header = header_of_before();
-        let read = |header: &serde_json::Value| {
-            let header: Header = serde_json::from_value(header.clone()).unwrap();
-            header.position().skipped
-        };
+        let read = |header: &serde_json::Value| position(header).skipped;
         assert_eq!(read(&header), BTreeSet::new());
         let videos: BTreeSet<VideoId> = (0..3).map(|_| VideoId::generate()).collect();
         let written: Vec<String> = videos.iter().map(ToString::to_string).collect();

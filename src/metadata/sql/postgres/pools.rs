@@ -32,13 +32,6 @@ pub(super) struct Pools {
     spare: Spare,
 }
 
-/// The pool that has a connection for somebody, who keeps the turn for as long as the connection is in use.
-struct Choice {
-    pool: PgPool,
-    turn: Option<OwnedSemaphorePermit>,
-    is_more: bool,
-}
-
 impl Pools {
     /// Pools that open their connections when they are needed.
     pub(super) fn new(config: &ServerConfig, stale: &Stale) -> Result<Self> {
@@ -63,27 +56,24 @@ impl Pools {
         &self.listening
     }
 
-    async fn choose(&self) -> Choice {
-        let first = |turn| Choice {
-            pool: self.first.clone(),
-            turn: Some(turn),
-            is_more: false,
-        };
-        let more = || Choice {
-            pool: self.more.clone(),
-            turn: None,
-            is_more: true,
-        };
+    /// The turn on the first connection, to keep for as long as it is in use, or `None` for another one.
+    async fn turn(&self) -> Option<OwnedSemaphorePermit> {
         let turn = Arc::clone(&self.turn);
         if let Ok(turn) = Arc::clone(&turn).try_acquire_owned() {
-            return first(turn);
+            return Some(turn);
         }
         if self.more.num_idle() > 0 {
-            return more();
+            return None;
         }
-        match tokio::time::timeout(PATIENCE, turn.acquire_owned()).await {
-            Ok(Ok(turn)) => first(turn),
-            _ => more(),
+        let waited = tokio::time::timeout(PATIENCE, turn.acquire_owned());
+        waited.await.ok()?.ok()
+    }
+
+    /// The pool of whoever has the turn on the first connection, or has not.
+    fn pool(&self, has_turn: bool) -> &PgPool {
+        match has_turn {
+            true => &self.first,
+            false => &self.more,
         }
     }
 
@@ -91,10 +81,10 @@ impl Pools {
     pub(super) async fn acquire(
         &self,
     ) -> Result<(PoolConnection<sqlx::Postgres>, Option<OwnedSemaphorePermit>)> {
-        let choice = self.choose().await;
-        let conn = choice.pool.acquire().await?;
-        self.note(choice.is_more);
-        Ok((conn, choice.turn))
+        let turn = self.turn().await;
+        let conn = self.pool(turn.is_some()).acquire().await?;
+        self.note(turn.is_some());
+        Ok((conn, turn))
     }
 
     /// A transaction, and the turn to keep as long. It is opened in a task of its own: a caller that leaves after the statement was sent would give the
@@ -106,20 +96,18 @@ impl Pools {
         Transaction<'static, sqlx::Postgres>,
         Option<OwnedSemaphorePermit>,
     )> {
-        let Choice {
-            pool,
-            turn,
-            is_more,
-        } = self.choose().await;
+        let turn = self.turn().await;
+        let has_turn = turn.is_some();
+        let pool = self.pool(has_turn).clone();
         let begin = AssertSqlSafe(begin.to_owned());
         let opened = tokio::spawn(async move { Ok((pool.begin_with(begin).await?, turn)) });
         let opened = opened.await.map_err(std::io::Error::from)?;
-        self.note(is_more);
+        self.note(has_turn);
         opened
     }
 
-    fn note(&self, is_more: bool) {
-        if is_more {
+    fn note(&self, has_turn: bool) {
+        if !has_turn {
             self.spare.taken(&self.more);
         }
     }
