@@ -283,6 +283,8 @@ def refuses_wrong_values(minimal):
         ({"trainer": {"maxSurge": 0, "maxUnavailable": 0}}, "no rollout of trainers could make progress"),
         ({"backbone": {"source": "image", "image": {"reference": "ghcr.io/example/clip:latest"}}}, "the image has no digest"),
         ({"backbone": {"source": "pvc"}}, "no claim is named"),
+        ({"backbone": {"digest": "sha256:" + "0" * 64}}, "a digest has no prefix"),
+        ({"config": {"backbone_digest": "0" * 64}}, "the chart sets backbone_digest"),
         ({"backbone": {"source": "url"}}, "no file is named"),
         ({"backbone": {"source": "url", "url": {"files": [{"url": "https://models.example/x"}]}}}, "the file has no sha256"),
         ({"backbone": {"source": "url", "url": {"files": [{"url": "file:///x", "sha256": "0" * 64}]}}}, "it is no URL that is fetched"),

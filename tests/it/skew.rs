@@ -10,6 +10,8 @@ use frameshift::client::Client;
 use frameshift::proto::v1;
 use frameshift::proto::v1::job_event::Event;
 use rustix::process::Signal;
+use sqlx::ConnectOptions;
+use sqlx::sqlite::SqliteConnectOptions;
 use tokio::process::Command;
 
 use crate::faults::load::Load;
@@ -138,26 +140,49 @@ async fn a_job_goes_on_under_the_next_release_from_its_checkpoint() {
     }
 }
 
+/// The newest migration of the database file below a folder.
+async fn schema(folder: &Path) -> i64 {
+    let file = SqliteConnectOptions::new().filename(folder.join("data/metadata.sqlite"));
+    let mut conn = file.connect().await.expect("a database");
+    let newest = sqlx::query_scalar("SELECT MAX(version) FROM _sqlx_migrations");
+    newest.fetch_one(&mut conn).await.expect("migrations")
+}
+
+/// Whether a server has a video.
+async fn has(server: &Process, video: &v1::Video) -> bool {
+    let client = server.client().await;
+    let request = v1::GetVideoRequest {
+        name: video.name.clone(),
+    };
+    client.videos().get_video(request).await.is_ok()
+}
+
 #[tokio::test(flavor = "multi_thread")]
-async fn the_release_before_leaves_a_database_file_of_this_one_alone() {
+async fn the_release_before_serves_a_database_file_of_this_one_or_leaves_it_alone() {
     let Some(previous) = previous() else { return };
-    let folder = tempfile::tempdir().unwrap();
+    let (folder, own) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let server = serve(Path::new(OWN), folder.path());
     let client = server.client().await;
     let video = upload(&client, &clip(3)).await.expect("uploaded");
     drop(client);
     assert_eq!(server.terminate().await.code(), Some(0));
-    let refused = crate::server_process::output(command_of(&previous, folder.path())).await;
-    assert_ne!(refused.0, Some(0), "{}", refused.1);
-    assert!(refused.1.contains("migration"), "{}", refused.1);
+    // What the release before makes of a folder of its own says whether it knows the schema.
+    let server = serve(&previous, own.path());
+    drop(server.client().await);
+    assert_eq!(server.terminate().await.code(), Some(0));
+    let (newest, known) = (schema(folder.path()).await, schema(own.path()).await);
+    if known == newest {
+        let server = serve(&previous, folder.path());
+        assert!(has(&server, &video).await, "it is there");
+        assert_eq!(server.terminate().await.code(), Some(0));
+    } else {
+        let refused = crate::server_process::output(command_of(&previous, folder.path())).await;
+        assert_ne!(refused.0, Some(0), "{}", refused.1);
+        assert!(refused.1.contains("migration"), "{}", refused.1);
+    }
+    println!("schema {newest}, of the release before {known}");
     let server = serve(Path::new(OWN), folder.path());
-    let client = server.client().await;
-    let request = v1::GetVideoRequest { name: video.name };
-    client
-        .videos()
-        .get_video(request)
-        .await
-        .expect("it is there");
+    assert!(has(&server, &video).await, "it is there");
     assert_eq!(server.terminate().await.code(), Some(0));
 }
 

@@ -133,7 +133,7 @@ impl Database {
         Ok(())
     }
 
-    /// Counts the connections to the database on a server, of all processes, but for the one that asks.
+    /// Counts the connections to the database on a server, of all other processes.
     ///
     /// # Errors
     /// When the database fails.

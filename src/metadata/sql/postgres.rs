@@ -220,18 +220,19 @@ impl Server {
         Ok(row.try_get("may")?)
     }
 
-    /// Connections to the database, of all processes, but for the one that asks.
+    /// Connections to the database, of all other processes.
     pub(super) async fn other_connections(&self) -> Result<u64> {
         let sql = format!(
-            "SELECT COUNT(*) AS others FROM pg_stat_activity WHERE pid <> pg_backend_pid() \
-             AND datname = current_database() AND application_name = '{}'",
+            "SELECT COUNT(*) AS connections FROM pg_stat_activity \
+             WHERE datname = current_database() AND application_name = '{}'",
             connect::NAME
         );
         let (mut conn, _bounds) = self.acquire().await?;
         let count = sqlx::raw_sql(AssertSqlSafe(sql));
         let count = count.fetch_one(&mut *conn).await?;
-        let count: i64 = count.try_get("others")?;
-        Ok(u64::try_from(count).unwrap_or(0))
+        let count: i64 = count.try_get("connections")?;
+        let own = u64::from(self.pools.size());
+        Ok(u64::try_from(count).unwrap_or(0).saturating_sub(own))
     }
 
     pub(super) async fn close(&self) {

@@ -117,6 +117,11 @@ impl Pools {
         self.spare.close(&self.more).await;
     }
 
+    /// Connections that are open.
+    pub(super) fn size(&self) -> u32 {
+        self.first.size() + self.more.size() + self.listening.size()
+    }
+
     /// Uses other options for connections that are opened from now on.
     pub(super) fn set_options(&self, options: PgConnectOptions, listening: PgConnectOptions) {
         self.first.set_connect_options(options.clone());

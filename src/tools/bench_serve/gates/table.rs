@@ -175,6 +175,9 @@ pub(super) struct Pair {
     pub(super) errors: u64,
 }
 
+/// Why pairs have no ratio.
+const TOO_SHORT: &str = "half of a pair saw no answer; give more --seconds";
+
 /// A gate's figures beside its goal.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(super) struct Line {
@@ -186,7 +189,7 @@ pub(super) struct Line {
     pub(super) goal: f64,
     pub(super) met: bool,
     pub(super) pairs: Vec<Pair>,
-    /// Why nothing was measured.
+    /// Why there is no ratio.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) problem: Option<String>,
 }
@@ -201,6 +204,8 @@ impl Line {
         };
         let ratios: Vec<f64> = pairs.iter().map(|pair| pair.a / pair.b).collect();
         let ratio = median(&ratios);
+        let is_short = ratio.is_none() && !pairs.is_empty();
+        let problem = problem.or_else(|| is_short.then(|| TOO_SHORT.to_owned()));
         let met = ratio.is_some_and(|ratio| match goal.bound {
             Bound::AtLeast => ratio >= goal.value,
             Bound::AtMost => ratio <= goal.value,
@@ -294,17 +299,18 @@ mod tests {
         };
         let line = Line::new(Gate::Tasks64, Ok(vec![pair(99.0), pair(12.0), pair(99.5)]));
         assert_eq!((line.ratio, line.met), (Some(0.99), true));
-        for measured in [
-            Ok(Vec::new()),
-            Err("no server".to_owned()),
-            Ok(vec![Pair {
-                a: 1.0,
-                b: 0.0,
-                errors: 0,
-            }]),
+        let without_answers = Pair {
+            b: 0.0,
+            ..pair(1.0)
+        };
+        for (measured, problem) in [
+            (Ok(Vec::new()), None),
+            (Err("no server".to_owned()), Some("no server")),
+            (Ok(vec![without_answers]), Some(TOO_SHORT)),
         ] {
             let line = Line::new(Gate::Flood, measured);
             assert_eq!((line.ratio, line.met), (None, false));
+            assert_eq!(line.problem.as_deref(), problem);
         }
         assert_eq!(median(&[4.0, 1.0]), Some(2.5));
     }
