@@ -179,7 +179,7 @@ async fn without_descriptors_calls_are_told_to_come_again_and_all_is_well_once_t
         silent.push(connection);
     }
     until(|| async { descriptors(pid) >= LIMIT - 1 }).await;
-    for _ in 0..5 {
+    for _ in 0..2 {
         if let Err(status) = soon(upload(&client, &clip(2))).await {
             assert_eq!(status.code(), Code::Unavailable, "{status:?}");
             assert!(status.get_details_retry_info().is_some(), "{status:?}");

@@ -264,8 +264,8 @@ mod tests {
     fn narrow_numbers_answer_as_f32_does_to_a_demo_task() {
         let count = |count| NonZeroUsize::new(count).unwrap();
         let args = Args {
-            training: count(32),
-            unseen: count(32),
+            training: count(16),
+            unseen: count(16),
             epochs: Some(count(3)),
             seed: 1,
         };
@@ -273,7 +273,7 @@ mod tests {
         assert_eq!(lines.len(), 2 * Precision::ALL.len() * Precision::ALL.len());
         for line in lines {
             println!("{line:?}");
-            assert_eq!(line.clips, 32);
+            assert_eq!(line.clips, 16);
             assert!(line.least_cosine >= 0.999, "{line:?}");
             assert!(line.top1_agreement >= 0.99, "{line:?}");
         }

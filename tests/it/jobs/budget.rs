@@ -199,9 +199,7 @@ async fn a_linear_probes_features_survive_a_restart_and_go_with_the_job() {
     let (_, dataset) = bed.fades(&owner, 6, 0).await;
     let task = bed.task(&owner, "probe", AdapterConfig::LINEAR_PROBE).await;
     let runners = bed.run();
-    let job = runners
-        .submit(&owner, &task, &dataset, hyper(1500, 1))
-        .await;
+    let job = runners.submit(&owner, &task, &dataset, hyper(600, 1)).await;
     let (undisturbed, _) = runners.end(&owner, job).await;
     assert_eq!(
         undisturbed.state,
@@ -214,9 +212,7 @@ async fn a_linear_probes_features_survive_a_restart_and_go_with_the_job() {
     let are_gone = async || walk(&features).is_empty();
     until(are_gone).await;
 
-    let job = runners
-        .submit(&owner, &task, &dataset, hyper(1500, 1))
-        .await;
+    let job = runners.submit(&owner, &task, &dataset, hyper(600, 1)).await;
     runners.steps(&owner, job, 1).await;
     runners.drain().await;
     bed.close().await;
