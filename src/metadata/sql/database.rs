@@ -158,7 +158,11 @@ impl Backend {
                     Purpose::Serving | Purpose::Listing => None,
                 };
                 let (tx, bounds) = server.begin_reading().await?;
-                Ok(Conn::Postgres(tx, bounds.with(turn)))
+                let bounds = match turn {
+                    Some(turn) => bounds.with(turn),
+                    None => bounds,
+                };
+                Ok(Conn::Postgres(tx, bounds))
             }
         }
     }

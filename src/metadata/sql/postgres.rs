@@ -207,16 +207,17 @@ impl Server {
 
     /// Has the server look at all tables now.
     pub(super) async fn gather_statistics(&self) -> Result<()> {
-        let (mut conn, _bounds) = self.acquire().await?;
-        sqlx::raw_sql("ANALYZE").execute(&mut *conn).await?;
-        Ok(())
+        let (mut conn, bounds) = self.acquire().await?;
+        let analyze = sqlx::raw_sql("ANALYZE").execute(&mut *conn);
+        bounds.keep(analyze).await.map(drop)
     }
 
     /// Whether the role of this process may delete from the audit log.
     pub(super) async fn may_forget_audit(&self) -> Result<bool> {
         let sql = "SELECT has_table_privilege('audit_events', 'DELETE') AS may";
-        let (mut conn, _bounds) = self.acquire().await?;
-        let row = sqlx::query(sql).fetch_one(&mut *conn).await?;
+        let (mut conn, bounds) = self.acquire().await?;
+        let row = sqlx::query(sql).fetch_one(&mut *conn);
+        let row = bounds.keep(row).await?;
         Ok(row.try_get("may")?)
     }
 
@@ -227,9 +228,9 @@ impl Server {
              WHERE datname = current_database() AND application_name = '{}'",
             connect::NAME
         );
-        let (mut conn, _bounds) = self.acquire().await?;
-        let count = sqlx::raw_sql(AssertSqlSafe(sql));
-        let count = count.fetch_one(&mut *conn).await?;
+        let (mut conn, bounds) = self.acquire().await?;
+        let count = sqlx::raw_sql(AssertSqlSafe(sql)).fetch_one(&mut *conn);
+        let count = bounds.keep(count).await?;
         let count: i64 = count.try_get("connections")?;
         let own = u64::from(self.pools.size());
         Ok(u64::try_from(count).unwrap_or(0).saturating_sub(own))

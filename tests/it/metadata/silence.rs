@@ -45,6 +45,49 @@ async fn a_server_that_says_nothing_any_more_keeps_nobody_waiting() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn connections_that_die_without_a_word_are_replaced() {
+    let Some(server) = OwnServer::start() else {
+        return;
+    };
+    let wire = Wire::start(server.port()).await;
+    let url = format!(
+        "postgres://postgres@127.0.0.1:{}/postgres?sslmode=disable",
+        wire.port
+    );
+    let delay = Duration::from_millis(20);
+    for connections in [3, 10] {
+        let mut config = ServerConfig::at(&url).expect("a URL");
+        config.connect_timeout = Duration::from_secs(1);
+        config.statement_timeout = Duration::from_millis(500);
+        config.connections = connections;
+        let database = Database::connect(config).await.expect("a database");
+        // Those that nobody uses, and those whose statement is under way, first the one of their transaction, then one of theirs.
+        for pieces in [None, Some(3), Some(5)] {
+            database.probe(0).await.expect("a connection");
+            tokio::time::sleep(5 * delay).await;
+            let mut used = None;
+            if let Some(pieces) = pieces {
+                wire.set(Mood::Delay(delay));
+                let own = database.clone();
+                used = Some(tokio::spawn(async move { own.probe(0).await }));
+                // The library's question comes before.
+                tokio::time::sleep(delay * pieces).await;
+            }
+            wire.lose();
+            if let Some(used) = used {
+                // On a busy machine it may have ended before.
+                let _lost = soon(used).await.expect("no panic");
+            }
+            until(|| async { database.probe(0).await.is_ok() }).await;
+            for _ in 0..10 {
+                database.probe(0).await.expect("a new connection");
+            }
+        }
+        soon(database.close()).await.expect("closed");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_connection_for_hints_that_dies_without_a_word_is_replaced() {
     let Some(server) = OwnServer::start() else {
         return;

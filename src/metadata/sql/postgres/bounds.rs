@@ -13,7 +13,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use super::super::super::{Error, Result, ServerConfig};
 
 /// Time for the server to say that a statement has taken too long.
-const MARGIN: Duration = Duration::from_secs(3);
+pub(super) const MARGIN: Duration = Duration::from_secs(3);
 
 /// The bounds of a connection.
 pub(in super::super) struct Bounds {
@@ -34,10 +34,10 @@ impl Bounds {
         }
     }
 
-    /// The same bounds, with a turn to hold if there is one.
+    /// The same bounds, with a turn to hold.
     #[must_use]
-    pub(in super::super) fn with(mut self, turn: Option<OwnedSemaphorePermit>) -> Self {
-        self.turns.extend(turn);
+    pub(in super::super) fn with(mut self, turn: OwnedSemaphorePermit) -> Self {
+        self.turns.push(turn);
         self
     }
 

@@ -2,15 +2,17 @@
 //!
 //! Invariant: the password is in no message and no log; across a network the server's certificate is checked, unless the URL says otherwise.
 
+use std::io::ErrorKind;
 use std::str::FromStr;
 use std::time::Duration;
 
 use secrecy::{ExposeSecret, SecretString};
-use sqlx::ConnectOptions;
 use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions, PgSslMode};
+use sqlx::{ConnectOptions, Connection};
 
 use super::super::super::{Error, Result, ServerConfig};
 use super::Stale;
+use super::bounds::MARGIN;
 
 /// What connections say whose they are.
 pub(super) const NAME: &str = "frameshift";
@@ -27,6 +29,7 @@ const ABANDONED: Duration = Duration::from_secs(60);
 pub(super) fn pool(config: &ServerConfig, most: u32, stale: Stale) -> Result<PgPool> {
     // What a session keeps would be another client's behind a pooler; there, transactions have their limits alone.
     let own = (!config.is_pooled()).then_some(config.statement_timeout.as_millis());
+    let longest = config.statement_timeout.saturating_add(MARGIN);
     let pool = PgPoolOptions::new()
         .max_connections(most)
         .acquire_timeout(config.connect_timeout)
@@ -35,6 +38,14 @@ pub(super) fn pool(config: &ServerConfig, most: u32, stale: Stale) -> Result<PgP
         .before_acquire(move |_, connection| {
             let is_fresh = stale.is_fresh(connection.age);
             Box::pin(async move { Ok(is_fresh) })
+        })
+        .after_release(move |conn, _| {
+            // The library asks each connection that comes back whether it lives, without a limit: one that died without a word would keep its place for many minutes.
+            Box::pin(async move {
+                let asked = tokio::time::timeout(longest, conn.ping()).await;
+                let asked = asked.map_err(|_late| std::io::Error::from(ErrorKind::TimedOut))?;
+                asked.map(|()| true)
+            })
         })
         .after_connect(move |conn, _| {
             Box::pin(async move {

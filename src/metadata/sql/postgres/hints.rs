@@ -85,7 +85,12 @@ impl Hints {
                     notify.execute(&mut *conn).await?;
                     Ok::<_, Error>(())
                 };
-                if let Err(error) = sent.await {
+                // A server that died without a word would keep the connection from all others.
+                let sent = tokio::time::timeout(self.patience, sent).await;
+                let lost = sent
+                    .map_err(|late| Error::Unavailable(late.into()))
+                    .flatten();
+                if let Err(error) = lost {
                     tracing::debug!(%error, "a hint is lost; others find the change by asking");
                 }
             }
