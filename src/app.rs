@@ -132,6 +132,8 @@ impl App {
         }
         let store = objects::open(&config, &metrics).await?;
         let database = pairing::open(&config, &store).await?;
+        // The feed says so from when it runs; until then the backbone is loaded, which may take minutes.
+        metrics.database_up(true);
         let traces = Traces::new(config.traces.as_ref())?;
         let metadata: Arc<dyn MetadataStore> = Arc::new(database.clone());
         let credentials = Credentials::new(

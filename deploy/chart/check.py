@@ -122,7 +122,7 @@ def restricted(name, document):
     own = pod.get("securityContext", {})
     if not own.get("runAsNonRoot") or own.get("seccompProfile", {}).get("type") != "RuntimeDefault":
         problem(f"{name}: {document['kind']}: the pod is not restricted")
-    for container in pod["containers"]:
+    for container in pod.get("initContainers", []) + pod["containers"]:
         context = container.get("securityContext", {})
         safe = context.get("capabilities", {}).get("drop") == ["ALL"] and context.get("readOnlyRootFilesystem") is True
         if not safe or context.get("allowPrivilegeEscalation") is not False:
@@ -279,6 +279,7 @@ def refuses_wrong_values(minimal):
         # Two servers, a trainer and one pod more of each in a rollout, with 10 connections; with listenUrl, 11.
         ({"database": {"maxConnections": 62}}, "five pods take 50 of 62 connections"),
         ({"database": {"maxConnections": 68, "listenUrl": "postgres://frameshift@db/frameshift"}}, "five pods take 55 of 68 connections"),
+        ({"database": {"connections": 2}}, "a server needs three connections"),
         ({"server": {"maxSurge": 0, "maxUnavailable": 0}}, "no rollout of servers could make progress"),
         ({"trainer": {"maxSurge": 0, "maxUnavailable": 0}}, "no rollout of trainers could make progress"),
         ({"backbone": {"source": "image", "image": {"reference": "ghcr.io/example/clip:latest"}}}, "the image has no digest"),

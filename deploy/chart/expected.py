@@ -77,6 +77,8 @@ def maintenance(values, documents):
             secret = next(volume for volume in pod["volumes"] if volume["name"] == "database")["secret"]["secretName"]
             if environment(pod).get("FRAMESHIFT_DATABASE_URL") != database.get("migrationUrl", database["url"]):
                 yield "migrations do not use the URL for them"
+            if "listenUrl" in database and environment(pod).get("FRAMESHIFT_DATABASE_LISTEN_URL") != database.get("migrationUrl", database["listenUrl"]):
+                yield "migrations bypass the pooler by the servers' URL"
             if secret != database.get("migrationPasswordSecret", database["passwordSecret"])["name"]:
                 yield "migrations do not use the owner's password"
 

@@ -167,7 +167,12 @@ mod tests {
             );
         };
         says("/livez", "200", "\r\n\r\nok\n").await;
-        says("/readyz", "503", "\r\n\r\nwaiting for the database\n").await;
+        says(
+            "/readyz",
+            "503",
+            "\r\n\r\nwaiting for the database or the objects\n",
+        )
+        .await;
         probes.opened();
         says("/readyz", "503", "\r\n\r\nloading\n").await;
         probes.ready();

@@ -58,7 +58,7 @@ impl Probes {
             return Err("draining");
         }
         if !self.0.is_open.load(Ordering::SeqCst) {
-            return Err("waiting for the database");
+            return Err("waiting for the database or the objects");
         }
         if !self.0.is_ready.load(Ordering::SeqCst) {
             return Err("loading");

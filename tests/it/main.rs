@@ -12,6 +12,7 @@ mod bench_fleet;
 mod bench_serve;
 mod buckets;
 mod bulk_classify;
+mod chart_metrics;
 mod clips_manifest;
 mod complaints;
 mod cpu;

@@ -378,7 +378,7 @@ volumes:
 {{- end -}}
 
 {{/* The spec of a pod that runs one command on the records and objects, with the configuration and credentials of the servers, and ends. The argument is a list of the
-     root, the command's words, its resources and its own environment. */}}
+     root, the command's words, its resources and its own environment, which wins over that of the servers. */}}
 {{- define "frameshift.command" -}}
 {{- $root := index . 0 -}}
 restartPolicy: Never
@@ -397,7 +397,7 @@ containers:
     securityContext: {{- include "frameshift.containerSecurity" $root | nindent 6 }}
     env:
       {{- include "frameshift.env" $root | nindent 6 }}
-      {{- with index . 3 }}
+      {{- with concat $root.Values.server.extraEnv (index . 3) }}
       {{- toYaml . | nindent 6 }}
       {{- end }}
     resources: {{- toYaml (index . 2) | nindent 6 }}

@@ -27,7 +27,10 @@ async fn a_server_answers_probes_while_its_start_waits_for_the_database() {
     assert!(livez.starts_with("HTTP/1.1 200 "), "{livez}");
     let readyz = soon(get(address, "/readyz")).await;
     assert!(readyz.starts_with("HTTP/1.1 503 "), "{readyz}");
-    assert!(readyz.ends_with("waiting for the database\n"), "{readyz}");
+    assert!(
+        readyz.ends_with("waiting for the database or the objects\n"),
+        "{readyz}"
+    );
     let metrics = soon(get(address, "/metrics")).await;
     assert!(metrics.contains("frameshift_database_up 0\n"), "{metrics}");
     assert!(!starting.is_finished());
