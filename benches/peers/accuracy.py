@@ -1,7 +1,7 @@
 """Trains the recipe of Frameshift's jobs in PyTorch on a folder of videos, and prints how many test clips are right. One process, one thread.
 
 python3 -m venv venv && venv/bin/pip install torch numpy av safetensors
-venv/bin/python benches/peers/accuracy.py train DIR [--width 384] [--seeds 1,2,3] [--order FILE] [--job FILE]
+venv/bin/python benches/peers/accuracy.py train DIR [--width 384] [--no-mirror] [--seeds 1,2,3] [--order FILE] [--job FILE]
 venv/bin/python benches/peers/accuracy.py features --against FEATURES.npy VIDEO…
 
 DIR is laid out as `<split>/<label>/<video>` with the splits train, val and test. Backbone, sampling and pictures are written down here a second time; the random
@@ -9,7 +9,8 @@ streams are those of tests/peer/streams.py.
 
 `train` prints the recipe, then a line of JSON for each epoch and each seed. Its draws are PyTorch's own. With `--order FILE`, the order of the examples, frames
 and initial weights are those of a Frameshift job of the same seed, so that its losses can be compared with the job's: FILE has a line `<label>/<video>` for each
-training clip, in the order of the videos' ids, as `frameshift evaluate --split train --out` lists them. `--job FILE` prints the hyper-parameters of a job
+training clip, in the order of the videos' ids: `frameshift evaluate --split train --out` lists them in that order by `video`, and `frameshift --json videos list` says
+which `display_name` has which. `--job FILE` prints the hyper-parameters of a job
 (`frameshift --json jobs show`, or any object with `hyper_parameters`) beside the peer's, and fails when one differs.
 
 `features` compares the class tokens of videos before the final norm with a file of `frameshift embed --per-frame --before-final-norm`.
@@ -39,19 +40,19 @@ TAPS = 3
 BATCH = 8
 
 
-def recipe(clips):
+def recipe(clips, labels, width, mirrored):
     """The hyper-parameters of a job with adapters before each MLP and no options, under the names that jobs show (src/jobs/plan.rs)."""
     steps = math.ceil(clips / min(BATCH, clips))
     return {
-        "epochs": min(max(math.ceil(250 / steps), 4), 40),
+        "epochs": min(max(math.ceil(max(250, 25 * labels) / steps), 4), 40),
         "batch_size": min(BATCH, clips),
-        "learning_rate": 2e-3 * min(max(math.sqrt(min(BATCH, clips) / BATCH), 0.5), 2.0),
+        "learning_rate": 2e-3 * min(max(math.sqrt(384 / width), 1.0), 2.0) * min(max(math.sqrt(min(BATCH, clips) / BATCH), 0.5), 2.0),
         "weight_decay": 1e-2,
         "warmup_share": 0.1,
         "dropout": 0.5 if clips >= 512 else 0.0,
         "clip_norm": 0.0,
         "min_crop_area": 1.0,
-        "horizontal_flip": False,
+        "horizontal_flip": mirrored,
         "label_smoothing": 0.0,
         "short_side_scale": 1.0,
         "random_erasing": 0.0,
@@ -170,6 +171,9 @@ class OwnDraws:
     def within(self, _epoch, _example, segments):
         return [int(torch.randint(low, high + 1, (1,), generator=self.random)) for low, high in segments]
 
+    def mirrored(self, _epoch, _example):
+        return int(torch.randint(2, (1,), generator=self.random)) == 1
+
 
 def mixed_bits(z):
     """SplitMix64 of an array of 64-bit values (streams.py computes one)."""
@@ -208,6 +212,9 @@ class JobDraws:
     def within(self, epoch, example, segments):
         stream = Stream.new(self.seed, "frames").fork(epoch).fork(example)
         return [low + stream.below(high - low + 1) for low, high in segments]
+
+    def mirrored(self, epoch, example):
+        return Stream.new(self.seed, "mirror").fork(epoch).fork(example).below(2) == 1
 
 
 def initial(config, width, classes, draws):
@@ -343,7 +350,12 @@ def train_one(backbone, splits, given, seed, args):
                 return weights
             # Batches that are as large as each other, or one clip smaller.
             picked = order[len(clips) * within // per_epoch : len(clips) * (within + 1) // per_epoch]
-            batch = torch.stack([clips[i].take(lambda count: draws.within(epoch, i, segments(count))) for i in picked])
+            shown = []
+            for i in picked:
+                planes = clips[i].take(lambda count: draws.within(epoch, i, segments(count)))
+                is_mirrored = given["horizontal_flip"] and draws.mirrored(epoch, i)
+                shown.append(planes.flip(-1) if is_mirrored else planes)
+            batch = torch.stack(shown)
             wanted = torch.tensor([labels[i] for i in picked])
             logits = backbone.logits(batch, weights)
             loss = F.cross_entropy(logits, wanted)
@@ -380,7 +392,7 @@ def train(args):
         labels = [classes.index(name.split("/")[0]) for name in names]
         splits[split] = (load(root / split, names, backbone.config, args), labels)
         print(f"{split}: {len(names)} clips", flush=True)
-    given = recipe(len(splits["train"][0]))
+    given = recipe(len(splits["train"][0]), len(classes), args.width, not args.no_mirror)
     if args.epochs:
         given["epochs"] = args.epochs
     print(json.dumps(given), flush=True)
@@ -416,6 +428,7 @@ def main():
     own.add_argument("folder")
     own.add_argument("--width", type=int, default=96, help="width of the adapters")
     own.add_argument("--seeds", type=lambda text: [int(part) for part in text.split(",")], default=[1])
+    own.add_argument("--no-mirror", action="store_true", help="mirrors no clip, as jobs do when a label names a side or with --mirror off")
     own.add_argument("--epochs", type=int, help="in place of the recipe's")
     own.add_argument("--order", help="training clips in a job's order: the draws are the job's")
     own.add_argument("--job", help="a job as JSON, with which the recipe is compared")

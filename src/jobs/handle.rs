@@ -224,7 +224,9 @@ impl Handle {
         let frames = usize::from(task.sampling.num_frames.get());
         self.check_disk(&task.adapter, frames, clips)?;
         let demand = self.demand_of((&task.adapter, frames), labels, hyper);
-        let plan = plan::Plan::new(hyper, clips, &task.adapter, 0).with_frames(frames);
+        let plan = plan::Plan::new(hyper, clips, &task.adapter, 0)
+            .with_labels(hyper, labels)
+            .with_frames(frames);
         Ok(demand.map(|demand| (demand, plan.clip_frames())))
     }
 

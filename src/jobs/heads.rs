@@ -95,6 +95,7 @@ pub(super) fn plan(own: &Plan, head: Head) -> Plan {
         ..HyperParameters::default()
     };
     Plan::new(&submitted, own.clips, &alone(head), own.seed)
+        .with_labels(&submitted, own.labels as usize)
 }
 
 /// Whether an evaluation is so much better than that of something cheaper that it is worth its price.

@@ -29,13 +29,13 @@ pub(super) fn check(submitted: &HyperParameters) -> Result<(), Invalid> {
     }
 }
 
-/// Decides for a job with these labels.
-pub(super) fn decide(submitted: &HyperParameters, labels: &LabelSet) -> Decision {
-    let before = match submitted.horizontal_flip {
-        Some(true) => Mirror::On,
-        Some(false) | None => Mirror::Off,
-    };
-    let mirror = submitted.mirror.unwrap_or(before);
+/// Decides for a job of a task with adapters or without, with these labels.
+pub(super) fn decide(
+    submitted: &HyperParameters,
+    has_adapters: bool,
+    labels: &LabelSet,
+) -> Decision {
+    let mirror = submitted.wanted_mirror(has_adapters);
     let mut sides = sided(labels.as_slice()).map(|label| format!("{label:?}"));
     let named: Vec<String> = sides.by_ref().take(NAMED).collect();
     let more = if sides.next().is_some() { ", …" } else { "" };
@@ -50,7 +50,7 @@ pub(super) fn decide(submitted: &HyperParameters, labels: &LabelSet) -> Decision
         )),
         (Mirror::Auto, true) => Some((
             false,
-            "mirror = auto: half of the training clips are mirrored, since no label names a side"
+            "mirror = auto: half of the training clips are mirrored, since no label names a side; if left and right matter all the same, train with mirror = off"
                 .into(),
         )),
         (Mirror::Auto, false) => Some((
@@ -122,11 +122,12 @@ mod tests {
         let sides = labels(&["jump", "swipe_left", "swipe_right"]);
         let none = labels(&["jump", "run"]);
         let of = |mirror, flip, labels| {
-            let Decision { is_on, told } = decide(&asked(mirror, flip), labels);
+            let Decision { is_on, told } = decide(&asked(mirror, flip), true, labels);
             (is_on, told.map(|(warning, _)| warning))
         };
         for (mirror, flip, expected_sides, expected_none) in [
-            (None, None, (false, None), (false, None)),
+            (None, None, (false, Some(false)), (true, Some(false))),
+            (None, Some(false), (false, None), (false, None)),
             (None, Some(true), (true, Some(true)), (true, None)),
             (Some(Mirror::Off), None, (false, None), (false, None)),
             (Some(Mirror::On), None, (true, Some(true)), (true, None)),
@@ -155,7 +156,7 @@ mod tests {
                 "{mirror:?} {flip:?}"
             );
         }
-        let told = decide(&asked(Some(Mirror::On), None), &sides)
+        let told = decide(&asked(Some(Mirror::On), None), true, &sides)
             .told
             .unwrap()
             .1;

@@ -12,8 +12,9 @@ use crate::spec::{AdapterConfig, ClassWeights, HyperParameters, Invalid, RandAug
 
 pub use check::check;
 
-/// Steps that a job takes by default, as near as its epochs allow.
+/// Steps that a job takes by default, as near as its epochs allow: at least so many, and so many for each label.
 const STEPS: u64 = 250;
+const STEPS_OF_LABEL: u64 = 25;
 /// Fewest and most epochs by default.
 const EPOCHS: (u64, u64) = (4, 40);
 /// Clips per step by default.
@@ -62,6 +63,8 @@ pub struct Plan {
     pub rand_augment: Option<RandAugment>,
     /// Number of training clips.
     pub clips: u64,
+    /// Number of labels, as far as it is known.
+    pub labels: u64,
     /// Evaluations beside training, and which weights are published.
     pub selection: Policy,
     /// How much each label's clips count in the loss.
@@ -106,12 +109,12 @@ pub enum Warmup {
 }
 
 impl Plan {
-    /// Whether every epoch shows the same pixels of a frame: pictures are neither cropped at random nor changed, mirrored or mixed.
+    /// Whether every epoch shows one of two pictures of a frame, itself or its mirror image: none is cropped at random, changed or mixed.
     pub fn shows_frames_unchanged(&self) -> bool {
         let is_cropped = self.min_crop_area < 1.0 || self.short_side_scale > 1.0;
         let is_changed = self.rand_augment.is_some() || self.random_erasing > 0.0;
         let is_mixed = self.mixing.mixup > 0.0 || self.mixing.cutmix > 0.0;
-        !(is_cropped || is_changed || is_mixed || self.horizontal_flip)
+        !(is_cropped || is_changed || is_mixed)
     }
 
     /// Completes what was submitted for `clips` training clips (at least 1) of a task with these adapters. `seed` is used when none was submitted.
@@ -127,13 +130,8 @@ impl Plan {
             .batch_size
             .unwrap_or(BATCH.min(most))
             .clamp(1, most);
-        let per_epoch = clips.div_ceil(u64::from(batch_size));
-        let automatic = STEPS.div_ceil(per_epoch).clamp(EPOCHS.0, EPOCHS.1);
-        let epochs = submitted.epochs.unwrap_or(automatic as u32);
-        let steps = per_epoch * u64::from(epochs);
-        let apart = steps.div_ceil(CHECKPOINTS).max(CHECKPOINT_STEPS);
-        Self {
-            epochs,
+        let plan = Self {
+            epochs: 1,
             batch_size,
             learning_rate: submitted
                 .learning_rate
@@ -153,9 +151,7 @@ impl Plan {
             min_crop_area: submitted.min_crop_area.unwrap_or(1.0),
             horizontal_flip: submitted.horizontal_flip.unwrap_or(false),
             seed: submitted.seed.unwrap_or(seed),
-            checkpoint_steps: submitted
-                .checkpoint_steps
-                .unwrap_or(u32::try_from(apart).unwrap_or(u32::MAX)),
+            checkpoint_steps: 1,
             base_learning_rate: submitted.base_learning_rate,
             label_smoothing: submitted.label_smoothing.unwrap_or(0.0),
             short_side_scale: submitted.short_side_scale.unwrap_or(1.0),
@@ -163,6 +159,7 @@ impl Plan {
             // What was submitted was checked.
             rand_augment: augment(submitted).unwrap_or_default(),
             clips,
+            labels: 0,
             selection: Policy::new(submitted.selection.as_ref()),
             class_weights: submitted.class_weights.unwrap_or_default(),
             balanced_sampling: submitted.balanced_sampling.unwrap_or(false),
@@ -176,7 +173,27 @@ impl Plan {
                 clip_frames: submitted.max_clip_frames,
                 num_frames: 1,
             },
-        }
+        };
+        plan.with_labels(submitted, 0)
+    }
+
+    /// Returns the same plan for clips of so many labels.
+    #[must_use]
+    pub fn with_labels(mut self, submitted: &HyperParameters, labels: usize) -> Self {
+        self.labels = labels as u64;
+        let (per_epoch, (fewest, most)) = (self.steps_per_epoch(), EPOCHS);
+        let automatic = self.wanted_steps().div_ceil(per_epoch).clamp(fewest, most);
+        self.epochs = submitted.epochs.unwrap_or(automatic as u32);
+        let steps = per_epoch * u64::from(self.epochs);
+        let apart = steps.div_ceil(CHECKPOINTS).max(CHECKPOINT_STEPS);
+        let apart = u32::try_from(apart).unwrap_or(u32::MAX);
+        self.checkpoint_steps = submitted.checkpoint_steps.unwrap_or(apart);
+        self
+    }
+
+    /// Steps that are enough for the labels.
+    fn wanted_steps(&self) -> u64 {
+        STEPS.max(STEPS_OF_LABEL.saturating_mul(self.labels))
     }
 
     /// Returns the same plan for clips of so many frames.
@@ -235,7 +252,13 @@ impl Plan {
     pub fn warmup_steps(&self) -> u64 {
         let steps = match self.warmup {
             Warmup::Share(share) => share.clamp(0.0, 1.0) * self.total_steps() as f64,
-            Warmup::Epochs(epochs) => epochs.max(0.0) * self.steps_per_epoch() as f64,
+            Warmup::Epochs(epochs) => {
+                // Of fewer steps than those of the epochs it is as large a part.
+                let (each, total) = (self.steps_per_epoch() as f64, self.total_steps() as f64);
+                let all = each * f64::from(self.epochs);
+                let part = if total < all { total / all } else { 1.0 };
+                epochs.max(0.0) * each * part
+            }
         };
         steps.floor() as u64
     }
@@ -342,10 +365,21 @@ fn rate_factor(batch_size: u32) -> f64 {
 /// Peak learning rate of batches of [`BATCH`] clips by default. Heads that read every frame have as many times the inputs of the paper's, each of which moves the logits by the rate.
 fn learning_rate(adapter: &AdapterConfig) -> f64 {
     match (adapter.has_sites(), adapter.head.is_mean()) {
-        (true, true) => 2e-3,
+        (true, true) => 2e-3 * width_factor(adapter.adapter_width),
         (false, true) => 5e-3,
         (_, false) => 1e-3,
     }
+}
+
+/// Width of the paper's adapters, and the largest factor of the learning rate that follows from a smaller one.
+const WIDTH: u32 = 384;
+const WIDTH_FACTOR: f64 = 2.0;
+
+/// Factor of the default learning rate for adapters of this width. Adapters add nothing before the first step, and Adam moves each weight by about the rate, so
+/// that what a narrow adapter adds grows more slowly.
+fn width_factor(width: u32) -> f64 {
+    let factor = (f64::from(WIDTH) / f64::from(width.max(1))).sqrt();
+    factor.clamp(1.0, WIDTH_FACTOR)
 }
 
 /// RandAugment as it was submitted; an empty text is none.

@@ -220,10 +220,10 @@ impl Trainer {
         self.tried = Some(tried);
     }
 
-    /// Takes note of the time that the job has taken besides its steps, and of the videos that it has left out.
-    pub(super) fn took(&mut self, times: JobTimes, skipped: BTreeSet<VideoId>) {
+    /// Takes note of the time that the job has taken besides its steps, and of the videos that it has left out. Returns whether there are more of them.
+    pub(super) fn took(&mut self, times: JobTimes, skipped: BTreeSet<VideoId>) -> bool {
         self.position.times = times;
-        self.position.skipped = skipped;
+        std::mem::replace(&mut self.position.skipped, skipped) != self.position.skipped
     }
 
     /// Whether training has taken as much time as it may.

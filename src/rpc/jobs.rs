@@ -222,7 +222,8 @@ async fn previewed(
     };
     let shape = (&adapter, &sampling);
     let plan = parts.jobs.preview(tenant, shape, &dataset, wanted).await?;
-    let hyper_parameters = of_plan(plan.hyper_parameters(), &submitted);
+    let mirror = submitted.wanted_mirror(adapter.has_sites());
+    let hyper_parameters = of_plan(plan.hyper_parameters(), &submitted, mirror);
     Ok(v1::Job {
         task: format!("tasks/{task}"),
         dataset: dataset_name,
@@ -234,19 +235,22 @@ async fn previewed(
 }
 
 /// Hyper-parameters as a plan of the training completes them, and what it does not know as it was submitted.
-fn of_plan(completed: HyperParameters, submitted: &HyperParameters) -> HyperParameters {
+fn of_plan(
+    completed: HyperParameters,
+    submitted: &HyperParameters,
+    mirror: Mirror,
+) -> HyperParameters {
     HyperParameters {
         seed: submitted.seed,
         parent: submitted.parent,
         unknown_below: submitted.unknown_below,
         keep_checkpoints: submitted.keep_checkpoints,
-        mirror: submitted.mirror,
-        horizontal_flip: match submitted.mirror {
-            None => completed.horizontal_flip,
-            Some(Mirror::Off) => Some(false),
-            Some(Mirror::On) => Some(true),
+        mirror: Some(mirror),
+        horizontal_flip: match mirror {
+            Mirror::Off => Some(false),
+            Mirror::On => Some(true),
             // The job decides when it has read the labels.
-            Some(Mirror::Auto) => None,
+            Mirror::Auto => None,
         },
         ..completed
     }

@@ -160,9 +160,35 @@ async fn crops_mirrors_dropout_and_clipping_are_as_repeatable() {
         ..Config::default()
     });
     let mut weights = Vec::new();
-    for min_crop_area in [0.3, 0.3, 1.0] {
+    let crops = |area| HyperParameters {
+        min_crop_area: Some(area),
+        ..HyperParameters::default()
+    };
+    let recipe = |area, scale, augment: &str| HyperParameters {
+        min_crop_area: area,
+        short_side_scale: scale,
+        rand_augment: Some(augment.to_owned()),
+        random_erasing: Some(0.5),
+        label_smoothing: Some(0.1),
+        ..HyperParameters::default()
+    };
+    let augment = "rand-m7-n4-mstd0.5-inc1";
+    let all = [
+        crops(0.3),
+        crops(0.3),
+        crops(1.0),
+        recipe(None, Some(1.15), augment),
+        recipe(None, Some(1.15), augment),
+        recipe(Some(0.08), None, augment),
+        recipe(Some(0.08), None, augment),
+    ];
+    for own in all {
         let hyper = HyperParameters {
-            min_crop_area: Some(min_crop_area),
+            min_crop_area: own.min_crop_area,
+            short_side_scale: own.short_side_scale,
+            rand_augment: own.rand_augment,
+            random_erasing: own.random_erasing,
+            label_smoothing: own.label_smoothing,
             horizontal_flip: Some(true),
             dropout: Some(0.5),
             clip_norm: Some(1.0),
@@ -188,7 +214,11 @@ async fn crops_mirrors_dropout_and_clipping_are_as_repeatable() {
         );
         weights.push(bed.weights(&job).await);
     }
-    assert!(weights[0] == weights[1] && weights[0] != weights[2]);
+    assert!(weights[0] == weights[1] && weights[3] == weights[4] && weights[5] == weights[6]);
+    let different = [&weights[0], &weights[2], &weights[3], &weights[5]];
+    for (place, own) in different.iter().enumerate() {
+        assert!(!different[..place].contains(own), "{place}");
+    }
     runners.drain().await;
 
     // With room, and with everything kept for the backward, no bit changes.

@@ -60,10 +60,12 @@ impl Preset {
             Self::Ssv2 => {
                 let area = given.short_side_scale.is_none().then_some(0.08);
                 let augment = given.rand_augment.clone();
+                let mirror = (!given.horizontal_flip).then_some(Mirror::Off);
                 Hyper {
                     epochs: given.epochs.or(Some(50)),
                     batch_size: given.batch_size.or(Some(256)),
                     min_crop_area: given.min_crop_area.or(area),
+                    mirror: given.mirror.or(mirror),
                     rand_augment: augment.or_else(|| Some("rand-m7-n4-mstd0.5-inc1".to_owned())),
                     ..common(given)
                 }

@@ -191,7 +191,7 @@ impl Training {
 
     async fn batch(&self, step: u64) -> Result<Batch, Failure> {
         let (epoch, _) = self.plan.position(step);
-        let picked = self.picked(step);
+        let picked = self.left(self.picked(step));
         let clips = picked
             .iter()
             .map(|i| self.clip(epoch, *i).boxed())
@@ -254,6 +254,16 @@ impl Training {
         skipped.unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// Of the examples of a step, those that are not left out; all of them when there is no other, so that the step says why it has none.
+    fn left(&self, picked: Vec<usize>) -> Vec<usize> {
+        let skipped = self.skipped();
+        let is_left = |example: &usize| !skipped.contains(&self.examples[*example].video);
+        match picked.iter().any(is_left) {
+            true => picked.into_iter().filter(is_left).collect(),
+            false => picked,
+        }
+    }
+
     /// Leaves out a video that cannot be decoded any more, which its owner is told once, and returns the failure.
     ///
     /// # Errors
@@ -284,8 +294,10 @@ impl Training {
     fn kept(&self, epoch: u64, index: usize) -> Option<Vec<Option<Kept>>> {
         let prefixes = self.prefixes.as_ref()?;
         let example = self.examples[index];
-        let random = Draws::new(self.plan.seed).frames(epoch, index as u64);
-        Some(prefixes.of(example.video, &self.indices(example, random)))
+        let (draws, index) = (Draws::new(self.plan.seed), index as u64);
+        let indices = self.indices(example, draws.frames(epoch, index));
+        let is_mirrored = self.plan.horizontal_flip && draws.is_mirrored(epoch, index);
+        Some(prefixes.of(example.video, &indices, is_mirrored))
     }
 
     async fn clip(&self, epoch: u64, index: usize) -> Result<Arc<[f32]>, Failure> {

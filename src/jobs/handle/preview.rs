@@ -88,6 +88,7 @@ impl Handle {
         }
         let clips = counted.clips - counted.held_out;
         Ok(Plan::new(&hyper, clips, adapter, 0)
+            .with_labels(&hyper, counted.labels)
             .with_frames(frames)
             .with_validation(&hyper, adapter, counted.validation))
     }

@@ -1,6 +1,9 @@
 //! What a job chose by itself, and why, in words for its owner.
 
-use super::{BATCH, DROPOUT_FROM, EPOCHS, Plan, RATE_FACTORS, STEPS, rate_factor};
+use super::{
+    BATCH, DROPOUT_FROM, EPOCHS, Plan, RATE_FACTORS, STEPS, STEPS_OF_LABEL, WIDTH, WIDTH_FACTOR,
+    rate_factor, width_factor,
+};
 use crate::spec::{AdapterConfig, HyperParameters};
 
 impl Plan {
@@ -24,8 +27,13 @@ impl Plan {
         if submitted.epochs.is_none() {
             let steps = self.steps_per_epoch() * u64::from(self.epochs);
             let (least, most) = EPOCHS;
+            let wanted = self.wanted_steps();
+            let why = match wanted > STEPS {
+                true => format!(" ({STEPS_OF_LABEL} for each of {} labels)", self.labels),
+                false => String::new(),
+            };
             chosen.push(format!(
-                "{} epochs, {steps} steps: about {STEPS} within {least} to {most} epochs",
+                "{} epochs, {steps} steps: about {wanted}{why} within {least} to {most} epochs",
                 self.epochs
             ));
         }
@@ -78,6 +86,14 @@ impl Plan {
             _ if factor == RATE_FACTORS.1 => ", doubled for the larger batch".into(),
             _ => format!(", times the square root of {}/{BATCH}", self.batch_size),
         };
-        format!("learning rate {rate}: that of {of} for batches of {BATCH} clips{scaled}")
+        let width = adapter.adapter_width;
+        let has_width = adapter.has_sites() && adapter.head.is_mean();
+        let widened = match width_factor(width) {
+            _ if !has_width => String::new(),
+            1.0 => String::new(),
+            WIDTH_FACTOR => format!(", doubled for adapters of width {width}"),
+            _ => format!(", times the square root of {WIDTH}/{width} for their width"),
+        };
+        format!("learning rate {rate}: that of {of} for batches of {BATCH} clips{scaled}{widened}")
     }
 }

@@ -9,6 +9,7 @@ use crate::spec::Head;
 
 const WITH_SITES: AdapterConfig = AdapterConfig {
     adapter_pre_mlp: true,
+    adapter_width: 384,
     ..AdapterConfig::LINEAR_PROBE
 };
 
@@ -36,10 +37,56 @@ fn defaults_follow_the_size_of_the_data_set() {
         );
         assert_eq!(got, (batch, epochs, steps, apart), "{clips} clips");
     }
+    // More labels need more steps: labels, clips, epochs, checkpoint every
+    let default = HyperParameters::default();
+    for (labels, clips, epochs, apart) in [
+        (10, 160, 13, 13),
+        (101, 2020, 10, 127),
+        (101, 400, 40, 100),
+        (400, 240_000, 4, 6000),
+    ] {
+        let plan = plan(clips).with_labels(&default, labels);
+        let got = (plan.epochs, plan.checkpoint_steps);
+        assert_eq!(got, (epochs, apart), "{clips} clips of {labels} labels");
+        let submitted = plan.hyper_parameters();
+        let again = Plan::new(&submitted, clips, &WITH_SITES, 9).with_labels(&submitted, labels);
+        assert_eq!(again, plan);
+    }
+    let many = plan(2020).with_labels(&default, 101);
+    let told = many.chosen(&default, &WITH_SITES, 192);
+    let epochs = "chosen: 10 epochs, 2530 steps: about 2525 (25 for each of 101 labels) within 4 to 40 epochs";
+    assert!(told.iter().any(|own| own == epochs), "{told:?}");
     assert_eq!(plan(511).dropout, 0.0);
     assert_eq!(plan(512).dropout, 0.5);
     assert_eq!(plan(8).learning_rate, 2e-3);
-    let of = |adapter| Plan::new(&HyperParameters::default(), 8, adapter, 7);
+    let of = |adapter: &AdapterConfig| Plan::new(&HyperParameters::default(), 8, adapter, 7);
+    // Narrow adapters learn faster: the width of the paper's keeps the paper's rate.
+    for (width, factor, told) in [
+        (1, 2.0, ", doubled for adapters of width 1"),
+        (96, 2.0, ", doubled for adapters of width 96"),
+        (
+            192,
+            2_f64.sqrt(),
+            ", times the square root of 384/192 for their width",
+        ),
+        (384, 1.0, " clips"),
+        (768, 1.0, " clips"),
+    ] {
+        let adapter = AdapterConfig {
+            adapter_width: width,
+            ..WITH_SITES
+        };
+        let plan = of(&adapter);
+        assert_eq!(plan.learning_rate, 2e-3 * factor, "width {width}");
+        let why = plan.chosen(&default, &adapter, 192);
+        let is_told = |own: &String| own.contains("learning rate") && own.ends_with(told);
+        assert!(why.iter().any(is_told), "{why:?}");
+        let frames = AdapterConfig {
+            head: Head::Frames(NonZeroU16::MIN),
+            ..adapter
+        };
+        assert_eq!(of(&frames).learning_rate, 1e-3);
+    }
     let probe = of(&AdapterConfig::LINEAR_PROBE);
     assert_eq!((probe.learning_rate, probe.seed), (5e-3, 7));
     let frames = AdapterConfig {
@@ -232,6 +279,13 @@ fn a_rate_of_256_clips_and_a_warm_up_in_epochs_become_those_of_the_batch() {
     let plan = Plan::new(&submitted, 73, &WITH_SITES, 1);
     assert!((plan.learning_rate - 1e-3).abs() < 1e-15);
     assert_eq!((plan.steps_per_epoch(), plan.warmup_steps()), (10, 20));
+    // A budget shortens it with all else, so that the rate falls again before the end.
+    let short = HyperParameters {
+        max_steps: Some(15),
+        ..submitted.clone()
+    };
+    let short = Plan::new(&short, 73, &WITH_SITES, 1);
+    assert_eq!((short.total_steps(), short.warmup_steps()), (15, 1));
     let shown = plan.hyper_parameters();
     assert_eq!((shown.warmup_share, shown.warmup_epochs), (None, Some(2.0)));
     assert_eq!(shown.base_learning_rate, Some(0.032));

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use super::Run;
 use super::looks::{Chosen, Measure};
 use super::prepare::Prepared;
-use super::views::Views;
+use super::views::{Views, views_of};
 use crate::blocking::blocking;
 use crate::jobs::dataset::{Targets, frozen_row};
 use crate::jobs::failure::Failure;
@@ -62,7 +62,7 @@ impl Run {
         let heads = [Head::Attention(frames), Head::Frames(frames)];
         heads.into_iter().chain(probe).find(|of| {
             let rows = prepared.training.examples.len() * features::draws(*of);
-            let views = prepared.validation.len();
+            let views = prepared.validation.len() * views_of(prepared);
             self.fits(prepared, *of, rows + views)
         })
     }
@@ -179,7 +179,11 @@ impl Run {
         let draws = features::draws(of);
         let rows = picked
             .iter()
-            .map(|i| frozen_row(epoch, *i, draws))
+            .map(|i| match head {
+                // As a task of that head trains: on the first draw alone, which is the clip's middle.
+                Head::Mean => *i * draws,
+                _ => frozen_row(epoch, *i, draws),
+            })
             .collect();
         let forwards = self.forwards(prepared);
         let rows = forwards

@@ -53,10 +53,15 @@ pub(super) struct Prepared {
 }
 
 /// The plan of a job on the clips that the survey found.
-fn planned(task: &TaskRecord, survey: &Survey, submitted: &HyperParameters) -> Plan {
+fn planned(
+    task: &TaskRecord,
+    (survey, labels): (&Survey, usize),
+    submitted: &HyperParameters,
+) -> Plan {
     let seed = submitted.seed.unwrap_or_default();
     let (training, validation) = (survey.training.len(), survey.validation.len());
     Plan::new(submitted, training as u64, &task.adapter, seed)
+        .with_labels(submitted, labels)
         .with_frames(usize::from(task.sampling.num_frames.get()))
         .with_validation(submitted, &task.adapter, validation as u64)
 }
@@ -81,13 +86,13 @@ impl Run {
         let has_sites = task.adapter.has_sites();
         let seed = self.job.hyper_parameters.seed.unwrap_or_default();
         let held_out = self.hold_out(&clips, &mut survey, seed).await?;
-        let mirrored = mirror::decide(&self.job.hyper_parameters, &labels);
+        let mirrored = mirror::decide(&self.job.hyper_parameters, has_sites, &labels);
         let submitted = HyperParameters {
             horizontal_flip: Some(mirrored.is_on),
             ..self.job.hyper_parameters.clone()
         };
         let num_frames = usize::from(task.sampling.num_frames.get());
-        let plan = planned(&task, &survey, &submitted);
+        let plan = planned(&task, (&survey, labels.len()), &submitted);
         let demand = self.admitted(&task, labels.len(), &plan)?;
         let origin = Origin {
             dataset: self.job.dataset_digest,
@@ -298,7 +303,7 @@ impl Run {
         Ok(Demand::new(sizes, adapter.has_sites(), budget))
     }
 
-    /// Where the tokens of training frames are kept: on the host, when each epoch shows the same pixels of them and blocks below the adapters are frozen.
+    /// Where the tokens of training frames are kept: on the host, when each epoch shows the same pixels of them, or those mirrored, and blocks below the adapters are frozen.
     fn prefixes(&self, plan: &Plan, demand: &Demand) -> Option<Prefixes> {
         let is_able =
             plan.shows_frames_unchanged() && self.context.parts.backbone.place().is_host();

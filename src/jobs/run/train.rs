@@ -237,10 +237,10 @@ impl Run {
         let skipped = prepared.training.skipped();
         let encode = move || {
             let mut trainer = trainer.lock()?;
-            trainer.took(times, skipped);
+            let has_more = trainer.took(times, skipped);
             let position = trainer.position();
             let step = position.step;
-            if before == Some(step) {
+            if before == Some(step) && !has_more {
                 return Ok(None);
             }
             let is_best = position.looks.is_best_at(step);

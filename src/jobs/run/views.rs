@@ -125,7 +125,7 @@ impl Run {
 }
 
 /// Views of a validation clip.
-fn views_of(prepared: &Prepared) -> usize {
+pub(super) fn views_of(prepared: &Prepared) -> usize {
     let groups = prepared.training.clips.view_groups();
     groups.iter().map(ClipSpec::view_count).sum()
 }

@@ -89,6 +89,7 @@ pub(in crate::rpc) fn of_shape(name: String, shape: &Shape) -> v1::Task {
             false => of_head(shape.adapter.head),
         }
         .into(),
+        auto_serve: Some(true),
         ..Default::default()
     }
 }

@@ -233,12 +233,24 @@ impl Bed {
         name: &str,
         (adapter, auto_head): (AdapterConfig, bool),
     ) -> TaskId {
+        let sampling = ClipSampling::uniform(4.try_into().expect("not 0"));
+        let shape = (adapter, auto_head, sampling);
+        self.task_sampling(tenant, name, shape).await
+    }
+
+    /// As [`Self::task_of`], with a sampling.
+    pub(super) async fn task_sampling(
+        &self,
+        tenant: &TenantId,
+        name: &str,
+        (adapter, auto_head, sampling): (AdapterConfig, bool, ClipSampling),
+    ) -> TaskId {
         let task: TaskId = name.parse().expect("an id");
         let new = NewTask {
             id: task.clone(),
             display_name: String::new(),
             adapter,
-            sampling: ClipSampling::uniform(4.try_into().expect("not 0")),
+            sampling,
             auto_serve: true,
             auto_head,
         };

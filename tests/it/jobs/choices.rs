@@ -30,7 +30,7 @@ async fn a_job_tells_each_of_its_choices_and_nothing_of_what_was_submitted() {
         "chosen: adapters of width 16: half of the backbone's width (32)",
         "chosen: 2 steps of 4 or 5 clips an epoch: 9 training clips divided equally into batches of at most 8",
         "chosen: 40 epochs, 80 steps: about 250 within 4 to 40 epochs",
-        "chosen: learning rate 0.002: that of adapters under the paper's head for batches of 8 clips",
+        "chosen: learning rate 0.004: that of adapters under the paper's head for batches of 8 clips, doubled for adapters of width 16",
         "chosen: warm-up 0 steps: a tenth of all",
         "chosen: no dropout: fewer than 512 clips",
     ];
@@ -39,7 +39,7 @@ async fn a_job_tells_each_of_its_choices_and_nothing_of_what_was_submitted() {
         assert!(own.starts_with(begin), "{own}");
     }
     let used = job.hyper_parameters;
-    assert_eq!((used.batch_size, used.learning_rate), (Some(8), Some(2e-3)));
+    assert_eq!((used.batch_size, used.learning_rate), (Some(8), Some(4e-3)));
     let (_, told) = chosen(HyperParameters {
         batch_size: Some(3),
         warmup_share: Some(0.2),

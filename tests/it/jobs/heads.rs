@@ -4,9 +4,15 @@ use std::collections::HashMap;
 
 use frameshift::jobs::Config;
 use frameshift::metadata::ExampleRecord;
-use frameshift::spec::{AdapterConfig, BestBy, Head, HyperParameters, JobState, Selection, Split};
+use frameshift::model::Features;
+use frameshift::spec::{
+    AdapterConfig, BestBy, ClipSampling, Head, HyperParameters, JobState, Selection, SpatialViews,
+    Split,
+};
 
-use super::bed::{ADAPTERS, Bed, compared, evaluations, hyper, losses, messages, painted};
+use super::bed::{
+    ADAPTERS, Bed, backbone_config, compared, evaluations, hyper, losses, messages, painted,
+};
 use super::tenant;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -178,6 +184,57 @@ async fn without_a_validation_split_or_room_the_adapters_are_published() {
         none.contains("head = auto") && none.contains("has no room"),
         "{none}"
     );
+    bed.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn heads_whose_features_have_room_are_tried_without_the_others() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let bed = Bed::open(directory.path()).await;
+    let owner = tenant("owner");
+    let splits = [(Split::Train, 12), (Split::Validation, 8)];
+    let (_, dataset) = bed.fades_of(&owner, &splits, false).await;
+    let four = 4.try_into().expect("not 0");
+    let sampling = ClipSampling {
+        spatial_views: SpatialViews::Three,
+        ..ClipSampling::uniform(four)
+    };
+    let shape = (ADAPTERS, true, sampling);
+    let auto = bed.task_sampling(&owner, "auto", shape).await;
+    // Rows of three draws of each training clip, and of each view of a validation clip.
+    let room = |head| {
+        let row = 4 * Features::width(&backbone_config(), head, 4);
+        (3 * 12 + 3 * 8) * row as u64
+    };
+    let mean = [Head::Mean];
+    let frames = [Head::Mean, Head::Frames(four), Head::Conv];
+    let every = [
+        Head::Mean,
+        Head::Frames(four),
+        Head::Conv,
+        Head::Attention(four),
+    ];
+    for (feature_bytes, heads) in [
+        (room(Head::Attention(four)), &every[..]),
+        (room(Head::Attention(four)) - 1, &frames),
+        (room(Head::Frames(four)), &frames),
+        (room(Head::Frames(four)) - 1, &mean),
+    ] {
+        let runners = bed.run_with(Config {
+            feature_bytes,
+            ..Config::default()
+        });
+        let job = runners.submit(&owner, &auto, &dataset, hyper(1, 5)).await;
+        let (job, events) = runners.end(&owner, job).await;
+        assert_eq!(job.state, JobState::Succeeded, "{:?}", job.message);
+        let tried = compared(&events).into_iter();
+        let tried: Vec<Head> = tried
+            .filter(|own| !own.has_adapters)
+            .map(|own| own.head)
+            .collect();
+        assert_eq!(tried, heads, "{feature_bytes} bytes");
+        runners.drain().await;
+    }
     bed.close().await;
 }
 

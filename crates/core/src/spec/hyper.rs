@@ -101,6 +101,19 @@ pub struct HyperParameters {
     pub parent: Option<u32>,
 }
 
+impl HyperParameters {
+    /// What a job does about mirroring, of a task with adapters or of one without, whose clips are fixed.
+    pub fn wanted_mirror(&self, has_adapters: bool) -> Mirror {
+        let by_flip = || match self.horizontal_flip {
+            Some(true) => Mirror::On,
+            Some(false) => Mirror::Off,
+            None if has_adapters => Mirror::Auto,
+            None => Mirror::Off,
+        };
+        self.mirror.unwrap_or_else(by_flip)
+    }
+}
+
 /// How much each label's clips count in the loss.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

@@ -3,6 +3,51 @@
 use super::*;
 
 #[test]
+fn presets_are_the_recipes_of_the_reference() {
+    let common = Hyper {
+        base_learning_rate: Some(1e-3),
+        weight_decay: Some(1e-2),
+        warmup_epochs: Some(2.0),
+        dropout: Some(0.5),
+        ..Hyper::default()
+    };
+    let k400 = Hyper {
+        epochs: Some(12),
+        batch_size: Some(192),
+        short_side_scale: Some(1.15),
+        mirror: Some(Mirror::On),
+        ..common.clone()
+    };
+    let ssv2 = Hyper {
+        epochs: Some(50),
+        batch_size: Some(256),
+        min_crop_area: Some(0.08),
+        rand_augment: Some("rand-m7-n4-mstd0.5-inc1".to_owned()),
+        mirror: Some(Mirror::Off),
+        ..common
+    };
+    let shape = |sites, rate, temporal, spatial| TaskShape {
+        sites: Some(sites),
+        adapter_width: Some(384),
+        adapter_kernel: Some([3, 1, 1]),
+        num_frames: Some(8),
+        sampling_rate: Some(rate),
+        temporal_views: Some(temporal),
+        spatial_views: Some(spatial),
+        ..TaskShape::default()
+    };
+    for (preset, hyper, shape) in [
+        (Preset::K400, k400, shape(Sites::PreMlp, 16, 3, 1)),
+        (Preset::Ssv2, ssv2, shape(Sites::Both, 0, 1, 3)),
+    ] {
+        let own = preset.hyper(Hyper::default());
+        assert_eq!(format!("{own:?}"), format!("{hyper:?}"));
+        let own = preset.shape(TaskShape::default());
+        assert_eq!(format!("{own:?}"), format!("{shape:?}"));
+    }
+}
+
+#[test]
 fn options_replace_those_of_a_preset() {
     let whole = Preset::K400.hyper(Hyper::default());
     assert_eq!(whole.base_learning_rate, Some(1e-3));
@@ -35,7 +80,10 @@ fn options_replace_those_of_a_preset() {
         ssv2.rand_augment.as_deref(),
         Some("rand-m7-n4-mstd0.5-inc1")
     );
-    assert_eq!((ssv2.min_crop_area, ssv2.mirror), (Some(0.08), None));
+    assert_eq!(
+        (ssv2.min_crop_area, ssv2.mirror),
+        (Some(0.08), Some(Mirror::Off))
+    );
     let auto = Preset::Auto.shape(TaskShape::default());
     assert_eq!((auto.sites, auto.adapter_width), (None, None));
 }
