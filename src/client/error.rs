@@ -70,6 +70,14 @@ pub enum Error {
         /// The file.
         path: PathBuf,
     },
+    /// A data set changed between two evaluations on it.
+    #[error(
+        "data set {dataset} changed between the two evaluations, which had other clips or labels then: compare the versions on a version of it, datasets/{dataset}/versions/N"
+    )]
+    DatasetChanged {
+        /// The data set.
+        dataset: String,
+    },
     /// An annotation list has something wrong in it.
     #[error("{path}, line {line}: {problem}", path = .path.display())]
     List {
@@ -187,7 +195,8 @@ impl Error {
             | Self::List { .. }
             | Self::Label { .. }
             | Self::NoExamples { .. }
-            | Self::Changed { .. } => 65,
+            | Self::Changed { .. }
+            | Self::DatasetChanged { .. } => 65,
             Self::Job { .. } | Self::Unserved { .. } | Self::NoVersion { .. } => 1,
             Self::Rpc(status) => match status.code() {
                 Code::InvalidArgument | Code::OutOfRange | Code::DataLoss => 65,

@@ -53,7 +53,7 @@ pub struct Args {
     pub force: bool,
     /// Compares two versions on the same clips by McNemar's test, and lists the clips that only one of them gets right: N of the task, TASK@N, or
     /// tasks/TASK/versions/N
-    #[arg(long, num_args = 2, value_names = ["VERSION", "VERSION"])]
+    #[arg(long, num_args = 2, action = clap::ArgAction::Set, value_names = ["VERSION", "VERSION"])]
     pub compare: Vec<Compared>,
 }
 
@@ -115,7 +115,10 @@ pub async fn run(args: &Args) -> Result<(), Error> {
         ),
         None => Ok(()),
     };
-    let (version, result) = Box::pin(evaluation(&client, request, token, output, write)).await?;
+    let ended = Box::pin(evaluation(&client, request, token, output, write)).await?;
+    let Evaluated {
+        version, result, ..
+    } = ended;
     if let Some(lines) = lines {
         lines.finish()?;
     }
@@ -161,15 +164,26 @@ pub(super) async fn serving(client: &Client, task: &str) -> Result<String, Error
     }
 }
 
-/// Evaluates to the end; a stream that breaks off is opened again with the last token. Returns the version and the result.
+/// An evaluation that has ended.
+#[derive(Debug)]
+pub(super) struct Evaluated {
+    /// Resource name of the version.
+    pub(super) version: String,
+    /// Digest of the examples of the data set as they were read; empty of a server that does not say.
+    pub(super) dataset_digest: Bytes,
+    pub(super) result: response::Result,
+}
+
+/// Evaluates to the end; a stream that breaks off is opened again with the last token.
 pub(super) async fn evaluation(
     client: &Client,
     mut request: v1::EvaluateVersionRequest,
     token: Bytes,
     output: Output,
     mut write: impl FnMut(&response::Clips) -> Result<(), Error>,
-) -> Result<(String, response::Result), Error> {
+) -> Result<Evaluated, Error> {
     request.resume_token = token;
+    let mut dataset_digest = Bytes::new();
     let progress = output.count(0, "evaluating");
     let mut done = 0;
     let mut pause = PAUSES.0;
@@ -198,9 +212,16 @@ pub(super) async fn evaluation(
                         Some(response::Event::Result(result)) => {
                             waiting.drain(..).try_for_each(|clips| write(&clips))?;
                             progress.finish();
-                            return Ok((request.version, result));
+                            return Ok(Evaluated {
+                                version: request.version,
+                                dataset_digest,
+                                result,
+                            });
                         }
-                        Some(response::Event::Started(_)) | None => {}
+                        Some(response::Event::Started(started)) => {
+                            dataset_digest = started.dataset_digest;
+                        }
+                        None => {}
                     },
                     Ok(None) => return Err(Error::Truncated),
                     Err(status) => break 'stream status,

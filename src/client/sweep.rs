@@ -58,19 +58,25 @@ pub struct Submit {
     #[arg(long, value_enum)]
     pub preset: Option<Preset>,
     /// Heads to try
-    #[arg(long, value_enum, value_delimiter = ',')]
+    #[arg(long, value_enum, value_delimiter = ',', conflicts_with = "head")]
     pub heads: Vec<HeadKind>,
     /// Places of adapters to try
-    #[arg(long, value_enum, value_delimiter = ',', value_name = "SITES")]
+    #[arg(
+        long,
+        value_enum,
+        value_delimiter = ',',
+        value_name = "SITES",
+        conflicts_with = "sites"
+    )]
     pub sites_of: Vec<Sites>,
     /// Widths of adapters to try
-    #[arg(long, value_delimiter = ',', value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_delimiter = ',', value_parser = clap::value_parser!(u32).range(1..), conflicts_with = "adapter_width")]
     pub adapter_widths: Vec<u32>,
     /// Kernels to try, each as TxHxW
-    #[arg(long, value_delimiter = ',', value_name = "TxHxW", value_parser = kernel)]
+    #[arg(long, value_delimiter = ',', value_name = "TxHxW", value_parser = kernel, conflicts_with = "adapter_kernel")]
     pub kernels: Vec<tasks::Kernel>,
     /// Distances of sampled frames to try; 0 spreads them over the whole video
-    #[arg(long, value_delimiter = ',')]
+    #[arg(long, value_delimiter = ',', conflicts_with = "sampling_rate")]
     pub sampling_rates: Vec<u32>,
     /// Learning rates to try
     #[arg(long, value_delimiter = ',', conflicts_with_all = ["learning_rate", "base_learning_rate"])]
@@ -190,11 +196,34 @@ fn hyper(submit: &Submit) -> Hyper {
     }
 }
 
+/// Checks that there are adapters where widths or kernels of adapters are to be tried.
+///
+/// # Errors
+/// When no shape has any.
+fn check(submit: &Submit, shapes: &[TaskShape]) -> Result<(), Error> {
+    let are_bare = shapes.iter().all(|own| own.sites == Some(Sites::None));
+    let tried = [
+        ("--adapter-widths", !submit.adapter_widths.is_empty()),
+        ("--kernels", !submit.kernels.is_empty()),
+    ];
+    match tried
+        .into_iter()
+        .find(|(_, is_given)| are_bare && *is_given)
+    {
+        Some((option, _)) => Err(Error::Usage(format!(
+            "{option}: no shape has adapters: give --sites-of places for them, too"
+        ))),
+        None => Ok(()),
+    }
+}
+
 async fn submitted(client: &Client, submit: &Submit, output: Output) -> Result<(), Error> {
+    let shapes = shapes(submit);
+    check(submit, &shapes)?;
     let request = v1::SubmitSweepRequest {
         task_prefix: submit.task_prefix.clone(),
         dataset: resource("datasets", &submit.dataset),
-        shapes: shapes(submit).iter().map(tasks::shaped).collect(),
+        shapes: shapes.iter().map(tasks::shaped).collect(),
         learning_rates: submit.learning_rates.clone(),
         seeds: submit.seeds.clone(),
         hyper_parameters: Some(train::hyper_parameters(&hyper(submit))),
@@ -422,6 +451,32 @@ mod tests {
         assert_eq!(own.seeds, [1, 2, 3]);
         assert_eq!(shapes(&submit(&[])).len(), 1);
         assert!(kernel("3x2x1").is_err() && kernel("3x1").is_err());
+    }
+
+    #[test]
+    fn what_is_tried_and_what_all_have_do_not_contradict_each_other() {
+        use clap::Parser;
+        for (tried, own) in [
+            (["--heads", "mean"], ["--head", "mean"]),
+            (["--sites-of", "both"], ["--sites", "both"]),
+            (["--adapter-widths", "8"], ["--adapter-width", "8"]),
+            (["--kernels", "3x1x1"], ["--adapter-kernel", "3,1,1"]),
+            (["--sampling-rates", "0"], ["--sampling-rate", "0"]),
+        ] {
+            let words = ["sweep", "--task-prefix", "t", "--dataset", "d"];
+            let words = [&words[..], &tried, &own].concat();
+            let refused = Words::try_parse_from(&words).expect_err(own[0]);
+            assert_eq!(
+                refused.kind(),
+                clap::error::ErrorKind::ArgumentConflict,
+                "{words:?}"
+            );
+        }
+        let widths = ["--adapter-widths", "8,16"];
+        for (sites, is_right) in [("none", false), ("none,both", true)] {
+            let own = submit(&[&widths[..], &["--sites-of", sites]].concat());
+            assert_eq!(check(&own, &shapes(&own)).is_ok(), is_right, "{sites}");
+        }
     }
 
     #[test]

@@ -133,10 +133,10 @@ async fn of_dataset(
         let answers = clips.clips.iter().map(json::clip_evaluation);
         lines.add(answers, &clips.resume_token)
     };
-    let (version, _) =
-        Box::pin(evaluate::evaluation(client, request, token, output, write)).await?;
+    let ended = Box::pin(evaluate::evaluation(client, request, token, output, write));
+    let ended = ended.await?;
     lines.finish()?;
-    told(output, (out.path, &version), &counts);
+    told(output, (out.path, &ended.version), &counts);
     Ok(())
 }
 

@@ -96,6 +96,7 @@ pub(super) async fn run(args: &Args, both: [&Compared; 2]) -> Result<(), Error> 
     let versions = named(args.task.as_deref(), both)?;
     let output = args.connection.output();
     let mut answers = [BTreeMap::new(), BTreeMap::new()];
+    let mut digests = Vec::new();
     for (version, answers) in versions.iter().zip(&mut answers) {
         let client = args.connection.client_toward(Some(&version.task)).await?;
         let mut request = request(args, version.name.clone());
@@ -118,7 +119,13 @@ pub(super) async fn run(args: &Args, both: [&Compared; 2]) -> Result<(), Error> 
             }
             Ok(())
         };
-        Box::pin(evaluation(&client, request, Bytes::new(), output, keep)).await?;
+        let ended = Box::pin(evaluation(&client, request, Bytes::new(), output, keep)).await?;
+        digests.push(ended.dataset_digest);
+    }
+    if digests.windows(2).any(|pair| pair[0] != pair[1]) {
+        return Err(Error::DatasetChanged {
+            dataset: args.dataset.clone(),
+        });
     }
     let [first, second] = &answers;
     let compared = mcnemar::compare(first, second);

@@ -225,6 +225,23 @@ fn properties_that_tell_a_label_together_alone_are_found_and_named() {
 }
 
 #[test]
+fn several_properties_that_tell_little_more_than_one_are_no_finding() {
+    // The codec tells 74 of 100, less than a finding takes, and the rate two more.
+    let mut examples = clean(&["left", "right"].repeat(5));
+    for (i, (example, video)) in examples.iter_mut().enumerate() {
+        let (label, other) = match example.labels.text() {
+            "left" => ("left", "right"),
+            _ => ("right", "left"),
+        };
+        let is_told = i / 2 < 37;
+        video.probe.codec = if is_told { label } else { other }.into();
+        let is_odd = label == "left" && i / 2 >= 48;
+        video.probe.frame_rate = if is_odd { 30.0 } else { 25.0 };
+    }
+    assert_eq!(kinds(&examples), []);
+}
+
+#[test]
 fn properties_that_have_nothing_to_do_with_the_labels_are_no_finding() {
     let mut found = 0;
     for seed in 0..400 {

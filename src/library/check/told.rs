@@ -56,11 +56,10 @@ pub(super) fn findings(seen: &[Seen], names: &[String], has_several: bool) -> Ve
     }
     let share = |right: u64| right as f64 / all as f64;
     let base = share(labels.values().max().copied().unwrap_or(0));
-    let mut found: Vec<Told> = (0..PROPERTIES.len())
-        .map(|property| told(&counts, vec![property]))
-        .filter(|own| share(own.right) >= base + GAIN)
-        .collect();
+    let each = (0..PROPERTIES.len()).map(|property| told(&counts, vec![property]));
+    let mut found: Vec<Told> = each.collect();
     let alone = found.iter().map(|own| own.right).max();
+    found.retain(|own| share(own.right) >= base + GAIN);
     let deviation = (base * (1.0 - base) / all as f64).sqrt();
     let least = base + GAIN.max(DEVIATIONS * deviation);
     let least = alone.map_or(least, |alone| least.max(share(alone) + MORE));
