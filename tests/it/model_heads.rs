@@ -1,6 +1,7 @@
 //! Heads that read the frames of a clip: logits, gradients and three steps against a reference in double precision; order, batches and files.
 
 mod demo;
+mod peer;
 mod reference;
 
 use std::collections::BTreeMap;

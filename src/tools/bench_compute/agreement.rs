@@ -274,7 +274,13 @@ mod tests {
         for line in lines {
             println!("{line:?}");
             assert_eq!(line.clips, 16);
-            assert!(line.least_cosine >= 0.999, "{line:?}");
+            // The limits of the comparison with other programs (benches/RESULTS.md).
+            let least = if line.served_in == "int8" {
+                0.99
+            } else {
+                0.999
+            };
+            assert!(line.least_cosine >= least, "{line:?}");
             assert!(line.top1_agreement >= 0.99, "{line:?}");
         }
     }
