@@ -143,6 +143,8 @@ async fn job(
             eval_every: Some(recipe.eval_every),
             publish: Some(v1::Publish::Last.into()),
             patience: Some(0),
+            // Half of the labels name a side, and the few epochs are for the clips as they were drawn.
+            mirror: Some(v1::Mirror::Off.into()),
             ..Default::default()
         }),
         request_id: uuid::Uuid::now_v7().to_string(),
