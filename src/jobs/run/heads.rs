@@ -182,7 +182,7 @@ impl Run {
             .map(|i| match head {
                 // As a task of that head trains: on the first draw alone, which is the clip's middle.
                 Head::Mean => *i * draws,
-                _ => frozen_row(epoch, *i, draws),
+                Head::Frames(_) | Head::Conv | Head::Attention(_) => frozen_row(epoch, *i, draws),
             })
             .collect();
         let forwards = self.forwards(prepared);
