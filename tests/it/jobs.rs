@@ -147,19 +147,8 @@ fn walk(folder: &std::path::Path) -> Vec<String> {
     files
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn crops_mirrors_dropout_and_clipping_are_as_repeatable() {
-    let directory = tempfile::tempdir().expect("a directory");
-    let bed = Bed::open(directory.path()).await;
-    let owner = tenant("owner");
-    let (task, dataset) = bed.fades(&owner, 6, 0).await;
-    // Without room, every clip is decoded anew, and a step computes one clip at a time.
-    let runners = bed.run_with(Config {
-        clip_cache_bytes: 0,
-        step_bytes: budget::tight(&bed, 4),
-        ..Config::default()
-    });
-    let mut weights = Vec::new();
+/// Crops twice and none, and both presets' pictures twice each.
+fn changed_pictures() -> [HyperParameters; 7] {
     let crops = |area| HyperParameters {
         min_crop_area: Some(area),
         ..HyperParameters::default()
@@ -173,7 +162,7 @@ async fn crops_mirrors_dropout_and_clipping_are_as_repeatable() {
         ..HyperParameters::default()
     };
     let augment = "rand-m7-n4-mstd0.5-inc1";
-    let all = [
+    [
         crops(0.3),
         crops(0.3),
         crops(1.0),
@@ -181,8 +170,23 @@ async fn crops_mirrors_dropout_and_clipping_are_as_repeatable() {
         recipe(None, Some(1.15), augment),
         recipe(Some(0.08), None, augment),
         recipe(Some(0.08), None, augment),
-    ];
-    for own in all {
+    ]
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn crops_mirrors_dropout_and_clipping_are_as_repeatable() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let bed = Bed::open(directory.path()).await;
+    let owner = tenant("owner");
+    let (task, dataset) = bed.fades(&owner, 6, 0).await;
+    // Without room, every clip is decoded anew, and a step computes one clip at a time.
+    let runners = bed.run_with(Config {
+        clip_cache_bytes: 0,
+        step_bytes: budget::tight(&bed, 4),
+        ..Config::default()
+    });
+    let mut weights = Vec::new();
+    for own in changed_pictures() {
         let hyper = HyperParameters {
             min_crop_area: own.min_crop_area,
             short_side_scale: own.short_side_scale,

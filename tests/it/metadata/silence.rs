@@ -78,7 +78,7 @@ async fn connections_that_die_without_a_word_are_replaced() {
                 // On a busy machine it may have ended before.
                 let _lost = soon(used).await.expect("no panic");
             }
-            until(|| async { database.probe(0).await.is_ok() }).await;
+            until(|| async { Box::pin(database.probe(0)).await.is_ok() }).await;
             for _ in 0..10 {
                 database.probe(0).await.expect("a new connection");
             }
