@@ -296,15 +296,19 @@ impl Training {
         let example = self.examples[index];
         let (draws, index) = (Draws::new(self.plan.seed), index as u64);
         let indices = self.indices(example, draws.frames(epoch, index));
-        let is_mirrored = self.plan.horizontal_flip && draws.is_mirrored(epoch, index);
+        let is_mirrored = self.is_mirrored(&draws, epoch, index);
         Some(prefixes.of(example.video, &indices, is_mirrored))
+    }
+
+    fn is_mirrored(&self, draws: &Draws, epoch: u64, index: u64) -> bool {
+        self.plan.horizontal_flip && draws.is_mirrored(epoch, index)
     }
 
     async fn clip(&self, epoch: u64, index: usize) -> Result<Arc<[f32]>, Failure> {
         let example = self.examples[index];
         let draws = Draws::new(self.plan.seed);
         let index = index as u64;
-        let is_mirrored = self.plan.horizontal_flip && draws.is_mirrored(epoch, index);
+        let is_mirrored = self.is_mirrored(&draws, epoch, index);
         let part = self.part(&draws, epoch, index, example.size);
         let indices = self.indices(example, draws.frames(epoch, index));
         let augment = self.plan.rand_augment.as_ref();

@@ -9,16 +9,18 @@ use crate::faults::wire::{Mood, Wire};
 use crate::postgres::own::OwnServer;
 use crate::server::{soon, until};
 
+/// The database behind a port of this machine.
+fn at(port: u16) -> String {
+    format!("postgres://postgres@127.0.0.1:{port}/postgres?sslmode=disable")
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_that_says_nothing_any_more_keeps_nobody_waiting() {
     let Some(server) = OwnServer::start() else {
         return;
     };
     let wire = Wire::start(server.port()).await;
-    let url = format!(
-        "postgres://postgres@127.0.0.1:{}/postgres?sslmode=disable",
-        wire.port
-    );
+    let url = at(wire.port);
     let mut config = ServerConfig::at(&url).expect("a URL");
     config.statement_timeout = Duration::from_secs(1);
     config.connect_timeout = Duration::from_secs(2);
@@ -50,10 +52,7 @@ async fn connections_that_die_without_a_word_are_replaced() {
         return;
     };
     let wire = Wire::start(server.port()).await;
-    let url = format!(
-        "postgres://postgres@127.0.0.1:{}/postgres?sslmode=disable",
-        wire.port
-    );
+    let url = at(wire.port);
     let delay = Duration::from_millis(20);
     for connections in [3, 10] {
         let mut config = ServerConfig::at(&url).expect("a URL");
@@ -93,7 +92,6 @@ async fn a_connection_for_hints_that_dies_without_a_word_is_replaced() {
         return;
     };
     let wire = Wire::start(server.port()).await;
-    let at = |port| format!("postgres://postgres@127.0.0.1:{port}/postgres?sslmode=disable");
     // Hints alone go through the wire.
     let mut config = ServerConfig::at(&at(server.port())).expect("a URL");
     config.through_pooler(&at(wire.port)).expect("a URL");
